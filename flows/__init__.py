@@ -1,0 +1,60 @@
+"""One file per integration flow: the only room that knows a partner's fields."""
+
+import dataclasses
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from models.errors import StopDaemon
+from models.flow import Flow
+
+Flows = dict[str, Flow]
+"""Every flow by its name, in order of names."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def discover(*further: Path) -> Flows:
+    """The flows declared in this folder and in `further` ones: each `NAME.py` holds `FLOW`.
+
+    Raises StopDaemon when a file declares no flow, fails to import, or repeats a name.
+    """
+    found: Flows = {}
+    for folder in (Path(__file__).parent, *further):
+        if not folder.is_dir():
+            raise StopDaemon(f"FLOWS_DIR {folder} is not a folder")
+        for path in sorted(folder.glob("*.py")):
+            name = path.stem
+            if name.startswith("_"):
+                continue
+            if not _NAME.fullmatch(name):
+                raise StopDaemon(f"{path}: a flow's file name is lower case letters, digits and _, at most 40")
+            if name in found:
+                raise StopDaemon(f"{path}: there is already a flow {name!r}", hint="rename the file")
+            found[name] = _declared(name, path)
+    return dict(sorted(found.items()))
+
+
+def _declared(name: str, path: Path) -> Flow:
+    try:
+        flow = getattr(_load(name, path), "FLOW", None)
+    except Exception as error:
+        raise StopDaemon(f"{path} does not import: {type(error).__name__}: {error}") from error
+    if not isinstance(flow, Flow):
+        raise StopDaemon(f"{path} declares no flow", hint="a flow's file ends with FLOW = Flow(...)")
+    return dataclasses.replace(flow, name=name)
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    module_name = f"flows.{name}"
+    known = sys.modules.get(module_name)
+    if known is not None and known.__file__ == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,68 @@
+"""What vehicles saw: one row per object type of an event, never changed afterwards."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, Field, model_validator
+from sqlalchemy import String, Text as SqlText
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.flow import Flow
+from models.source import Instant, Int32, Text
+from models.tables import LandedRow
+
+ObjectType = Annotated[Text, Field(max_length=50)]
+ObjectValue = Annotated[Int32, Field(ge=0)]
+
+
+class Detection(BaseModel):
+    object_type: ObjectType
+    object_value: ObjectValue
+
+
+class DetectionEvent(BaseModel):
+    """One event; some senders put a single detection flat on the event itself."""
+
+    vehicle_id: Text
+    detection_time: Instant
+    detections: list[Detection] | None = None
+    object_type: ObjectType | None = None
+    object_value: ObjectValue | None = None
+
+    @model_validator(mode="after")
+    def one_form(self) -> "DetectionEvent":
+        flat = (self.object_type is not None, self.object_value is not None)
+        if self.detections is not None and any(flat):
+            raise ValueError("an event holds either detections or a flat object_type and object_value, not both")
+        if self.detections is None and not all(flat):
+            raise ValueError("an event needs detections, or both object_type and object_value")
+        return self
+
+
+class ObjectDetection(LandedRow):
+    """One kind of object seen by one vehicle at one moment."""
+
+    __tablename__ = "objects_detection"
+
+    vehicle_id: Mapped[str] = mapped_column(SqlText, primary_key=True)
+    detection_time: Mapped[datetime] = mapped_column(primary_key=True)
+    object_type: Mapped[str] = mapped_column(String(50), primary_key=True)
+    object_value: Mapped[int]
+
+
+def to_rows(event: DetectionEvent) -> Iterable[Mapping[str, object]]:
+    seen = {"vehicle_id": event.vehicle_id, "detection_time": event.detection_time}
+    if event.detections is None:
+        return [seen | {"object_type": event.object_type, "object_value": event.object_value}]
+    return [seen | {"object_type": d.object_type, "object_value": d.object_value} for d in event.detections]
+
+
+FLOW = Flow(
+    record=DetectionEvent,
+    table=ObjectDetection,
+    envelope="objects_detection_events",
+    file_prefixes=("objects_detection", "detection_events"),
+    append_only=True,
+    to_rows=to_rows,
+)

@@ -1,0 +1,101 @@
+"""Work orders of the client's maintenance system, as TracOS keeps them."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+from sqlalchemy import String, Text as SqlText, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.flow import Flow
+from models.source import Flag, Int32OrText, Text, UtcInstant
+from models.tables import LandedRow
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    ON_HOLD = "on_hold"
+    CANCELLED = "cancelled"
+
+
+class ClientWorkOrder(BaseModel):
+    """A work order as the client writes it: the status is spread over flags."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    order_no: Annotated[Int32OrText, Field(ge=0)]
+    is_active: Flag = False
+    is_canceled: Flag = False
+    is_deleted: Flag = False
+    is_done: Flag = False
+    is_on_hold: Flag = False
+    is_pending: Flag = False
+    is_synced: Flag = False
+    summary: Text
+    creation_date: UtcInstant
+    last_update_date: UtcInstant
+    deleted_date: UtcInstant | None = None
+
+    @model_validator(mode="after")
+    def flags_agree(self) -> "ClientWorkOrder":
+        self.status()
+        return self
+
+    def status(self) -> Status:
+        """The status that the flags mean; `isActive` says nothing beside another flag.
+
+        None true means in progress: the client's own generator never writes `isActive`.
+        Raises ValueError on two flags that contradict each other.
+        """
+        flags = {
+            "isCanceled": (self.is_canceled, Status.CANCELLED),
+            "isDone": (self.is_done, Status.COMPLETED),
+            "isOnHold": (self.is_on_hold, Status.ON_HOLD),
+            "isPending": (self.is_pending, Status.PENDING),
+        }
+        true = {name: status for name, (is_set, status) in flags.items() if is_set}
+        if len(true) > 1:
+            raise ValueError(f"flags contradict each other: {' and '.join(true)} are both true")
+        return next(iter(true.values()), Status.IN_PROGRESS)
+
+
+class WorkOrder(LandedRow):
+    """A work order. `description` is TracOS's own: nothing from outside writes it."""
+
+    __tablename__ = "work_orders"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    status: Mapped[str] = mapped_column(String(20))
+    title: Mapped[str] = mapped_column(SqlText)
+    description: Mapped[str | None] = mapped_column(SqlText)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    deleted: Mapped[bool] = mapped_column(server_default=text("false"))
+    deleted_at: Mapped[datetime | None]
+
+
+def to_rows(order: ClientWorkOrder) -> Iterable[Mapping[str, object]]:
+    yield {
+        "number": order.order_no,
+        "status": order.status().value,
+        "title": order.summary,
+        "created_at": order.creation_date,
+        "updated_at": order.last_update_date,
+        "deleted": order.is_deleted,
+        "deleted_at": order.deleted_date if order.is_deleted else None,
+    }
+
+
+FLOW = Flow(
+    record=ClientWorkOrder,
+    table=WorkOrder,
+    file_prefixes=("work_order",),
+    newest_by="updated_at",
+    to_rows=to_rows,
+    local=("description",),
+)

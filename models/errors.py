@@ -1,0 +1,42 @@
+"""The errors of Tidegate, named by what the daemon does next."""
+
+
+class TidegateError(Exception):
+    """Something went wrong and a person may have to act: `hint` says how."""
+
+    def __init__(self, reason: str, *, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.hint})" if self.hint else self.reason
+
+
+class RejectFile(TidegateError):
+    """This file can never load as it is: quarantine it with a report.
+
+    `pointer`, `line` and `column` (from 1) say where, as far as it is known.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        hint: str = "",
+        pointer: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> None:
+        super().__init__(reason, hint=hint)
+        self.pointer = pointer
+        self.line = line
+        self.column = column
+
+
+class RetryLater(TidegateError):
+    """Not the file's fault: leave it where it is, back off and try again."""
+
+
+class StopDaemon(TidegateError):
+    """Going on would be wrong: leave with this sentence; a supervisor starts us again."""

@@ -1,0 +1,55 @@
+"""The base of every table: where a row came from, and whether it has gone out."""
+
+from datetime import datetime
+
+from sqlalchemy import TIMESTAMP, BigInteger, Integer, MetaData, func, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "pk": "%(table_name)s_pkey",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+}
+
+
+class Base(DeclarativeBase):
+    """Declarative base; a `datetime` is always `timestamptz`."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {datetime: TIMESTAMP(timezone=True)}
+
+
+class LandedRow(Base):
+    """A row that came out of a file. A flow's table extends it and adds the business columns.
+
+    The columns here are Tidegate's own: the loader fills them, a flow never does. A row that
+    another application inserted has no source file.
+    """
+
+    __abstract__ = True
+
+    source_file_id: Mapped[int | None] = mapped_column(BigInteger, sort_order=100)
+    record_position: Mapped[int | None] = mapped_column(Integer, sort_order=101)
+    replaced_file_id: Mapped[int | None] = mapped_column(BigInteger, sort_order=102)
+    replaced_position: Mapped[int | None] = mapped_column(Integer, sort_order=103)
+    inserted_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=104)
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=105)
+    is_synced: Mapped[bool] = mapped_column(server_default=text("false"), sort_order=106)
+    synced_at: Mapped[datetime | None] = mapped_column(sort_order=107)
+
+
+OWN_COLUMNS = frozenset(
+    {
+        "source_file_id",
+        "record_position",
+        "replaced_file_id",
+        "replaced_position",
+        "inserted_at",
+        "changed_at",
+        "is_synced",
+        "synced_at",
+    }
+)
+"""The columns of `LandedRow`: everything else in a flow's table is business."""

@@ -1,0 +1,88 @@
+"""Every setting, its default and its environment name; also read from `.env`."""
+
+import difflib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import StopDaemon
+
+
+class LogLevel(StrEnum):
+    """Loguru's levels."""
+
+    TRACE = "TRACE"
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    SUCCESS = "SUCCESS"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class ObserverKind(StrEnum):
+    """How folders are watched: `polling` where inotify does not fire (NFS, SMB, FUSE)."""
+
+    INOTIFY = "inotify"
+    POLLING = "polling"
+
+
+_Level = Annotated[LogLevel, BeforeValidator(lambda value: str(value).upper())]
+_Kind = Annotated[ObserverKind, BeforeValidator(lambda value: str(value).lower())]
+
+
+class Settings(BaseSettings):
+    """Each field's environment name is its own in upper case, or the alias given here."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    database_url: SecretStr | None = Field(None, description="PostgreSQL to use; unset: the embedded server")
+    input_dir: Path = Field(Path("input"), validation_alias=AliasChoices("input_dir", "data_inbound_dir"))
+    output_dir: Path = Field(Path("output"), validation_alias=AliasChoices("output_dir", "data_outbound_dir"))
+    archive_dir: Path = Path("archive")
+    rejected_dir: Path = Path("rejected")
+    data_dir: Path = Field(Path(".data"), description="embedded server, daemon state")
+    flows_dir: Path | None = Field(None, description="a further folder of flow declarations")
+
+    log_file: Path = Path("app.log")
+    log_level: _Level = LogLevel.INFO
+    log_json: bool = False
+
+    observer: _Kind = ObserverKind.INOTIFY
+    rescan_seconds: PositiveFloat = Field(10, description="a scan at least this often, whatever events say")
+    settle_seconds: PositiveFloat = Field(2, description="rest of size and mtime where a read lease cannot tell")
+    max_file_bytes: PositiveInt = Field(4 * 2**30, description="a larger file, also when decompressed, is refused")
+    workers: int = Field(2, ge=1, le=64, description="flows loaded at the same time")
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders by the name of their setting."""
+        return {
+            "INPUT_DIR": self.input_dir,
+            "OUTPUT_DIR": self.output_dir,
+            "ARCHIVE_DIR": self.archive_dir,
+            "REJECTED_DIR": self.rejected_dir,
+        }
+
+
+def load(env_file: Path | None = Path(".env")) -> Settings:
+    """Read the environment and `env_file`.
+
+    Raises StopDaemon with one sentence per wrong or unknown setting.
+    """
+    try:
+        return Settings(_env_file=env_file)
+    except ValidationError as error:
+        sentences = [_sentence(str(e["loc"][0]) if e["loc"] else "", e["type"], e["msg"], e["input"]) for e in error.errors()]
+        raise StopDaemon("; ".join(sentences), hint="see .env.example for every setting") from None
+
+
+def _sentence(name: str, kind: str, message: str, value: object) -> str:
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
+        return f"unknown setting {name.upper()} in .env" + (f", did you mean {close[0].upper()}?" if close else "")
+    return f"{name.upper()}={value!r} is not valid: {message}"

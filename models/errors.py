@@ -38,5 +38,9 @@ class RetryLater(TidegateError):
     """Not the file's fault: leave it where it is, back off and try again."""
 
 
+class FileGone(TidegateError):
+    """The file is no longer there, or no longer the one that was seen: forget it."""
+
+
 class StopDaemon(TidegateError):
     """Going on would be wrong: leave with this sentence; a supervisor starts us again."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Annotated, Any
 
-from pydantic import Field, GetCoreSchemaHandler, StringConstraints
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 # A day inside Python's range, so that a shift to UTC cannot leave it.
@@ -40,6 +41,9 @@ class IsoTime:
         localise = core_schema.no_info_plain_validator_function(self._localise)
         return core_schema.chain_schema([text, core_schema.datetime_schema(), localise, aware])
 
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "format": "date-time"}
+
     def _localise(self, value: datetime) -> datetime:
         return value if value.tzinfo else value.replace(tzinfo=self.naive)
 
@@ -66,6 +70,9 @@ class WholeNumber:
             custom_error_type="whole_number",
             custom_error_message="Input should be a whole number" + (" or its digits as text" * self.from_text),
         )
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": ["integer", "string"] if self.from_text else "integer"}
 
 
 Instant = Annotated[datetime, IsoTime()]

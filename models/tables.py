@@ -1,6 +1,7 @@
 """The base of every table: where a row came from, and whether it has gone out."""
 
 from datetime import datetime
+from typing import Any, ClassVar
 
 from sqlalchemy import TIMESTAMP, BigInteger, Integer, MetaData, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -18,7 +19,7 @@ class Base(DeclarativeBase):
     """Declarative base; a `datetime` is always `timestamptz`."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {datetime: TIMESTAMP(timezone=True)}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: TIMESTAMP(timezone=True)}
 
 
 class LandedRow(Base):

@@ -1,0 +1,1 @@
+"""What talks to the world outside the process; none of it imports `file_processing`."""

@@ -1,0 +1,173 @@
+"""What a running daemon says of itself, in DATA_DIR/run, so that `status` knows it while the database is down."""
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from models.errors import TidegateError
+
+_REFRESH_SECONDS = 1.0
+
+
+class Phase(StrEnum):
+    """What the daemon is about."""
+
+    STARTING = "starting"
+    WATCHING = "watching"
+    WAITING_FOR_DATABASE = "waiting for database"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What keeps the daemon from working, since when, and what helps."""
+
+    text: str
+    hint: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonState:
+    """One running daemon."""
+
+    pid: int
+    node: str
+    started_at: datetime
+    updated_at: datetime
+    state: Phase
+    input_dir: Path
+    fault: Fault | None = None
+    waiting: tuple[tuple[str, str], ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+class Publisher:
+    """Publishes one daemon's state for as long as it is open; a crash ends that as well.
+
+    The file `<pid>.lock` is locked while the daemon lives, `<pid>.json` says how it is.
+    """
+
+    def __init__(self, data_dir: Path, *, node: str, input_dir: Path) -> None:
+        run = data_dir / "run"
+        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        now = datetime.now(UTC)
+        self._state = DaemonState(os.getpid(), node, now, now, Phase.STARTING, input_dir)
+        self._changing = threading.Lock()
+        self._lock, self._path = _claim(run, os.getpid())
+        self._write()
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the state; cheap enough for every turn of a loop."""
+        with self._changing:
+            changed = dataclasses.replace(self._state, **changes)
+            now = datetime.now(UTC)
+            if changed != self._state or (now - self._state.updated_at).total_seconds() >= _REFRESH_SECONDS:
+                self._state = dataclasses.replace(changed, updated_at=now)
+                self._write()
+
+    def close(self) -> None:
+        """The daemon is gone."""
+        self._path.unlink(missing_ok=True)
+        self._path.with_suffix(".lock").unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self) -> None:
+        temporary = self._path.with_suffix(".tmp")
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(file, "w", encoding="ascii") as out:
+            out.write(_dump(self._state))
+        temporary.replace(self._path)
+
+
+def publish(data_dir: Path, *, node: str, input_dir: Path) -> Publisher:
+    """Begin to publish this process's state."""
+    return Publisher(data_dir, node=node, input_dir=input_dir)
+
+
+def running(data_dir: Path) -> list[DaemonState]:
+    """The daemons alive now, the longest running first; what dead ones left is removed.
+
+    Raises TidegateError when they are another user's.
+    """
+    states = []
+    try:
+        for lock in sorted((data_dir / "run").glob("*.lock")):
+            with contextlib.suppress(FileNotFoundError):
+                if _is_held(lock):
+                    states.append(_load(lock.with_suffix(".json").read_text(encoding="ascii")))
+    except PermissionError as error:
+        raise TidegateError(f"may not read {error.filename}", hint="ask as the user the daemon runs as") from error
+    return sorted(states, key=lambda state: state.started_at)
+
+
+def _claim(run: Path, pid: int) -> tuple[int, Path]:
+    """Lock a file for this process; containers that share DATA_DIR may well all be process 1."""
+    for attempt in itertools.count():
+        lock = run / (f"{pid}-{attempt}.lock" if attempt else f"{pid}.lock")
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who asked for the running ones may have removed the file before we held it.
+            if lock.stat().st_ino == os.fstat(file).st_ino:
+                return file, lock.with_suffix(".json")
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(file)
+    raise AssertionError
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether its daemon lives; a dead one's files are removed."""
+    file = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        # Shared: two that ask at the same time must not take each other for a daemon.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        for suffix in (".json", ".tmp", ".lock"):
+            lock.with_suffix(suffix).unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(file)
+
+
+def _dump(state: DaemonState) -> str:
+    # ASCII escapes carry the odd bytes of file names, which UTF-8 refuses.
+    return json.dumps(dataclasses.asdict(state), default=str, ensure_ascii=True)
+
+
+def _load(text: str) -> DaemonState:
+    raw = json.loads(text)
+    fault = raw["fault"]
+    return DaemonState(
+        pid=raw["pid"],
+        node=raw["node"],
+        started_at=datetime.fromisoformat(raw["started_at"]),
+        updated_at=datetime.fromisoformat(raw["updated_at"]),
+        state=Phase(raw["state"]),
+        input_dir=Path(raw["input_dir"]),
+        fault=fault and Fault(fault["text"], fault["hint"], datetime.fromisoformat(fault["since"])),
+        waiting=tuple((name, reason) for name, reason in raw["waiting"]),
+        counters=raw["counters"],
+    )

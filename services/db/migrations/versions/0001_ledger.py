@@ -1,0 +1,84 @@
+"""The ledger: inbound files and rejected records."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+INSTANT = sa.TIMESTAMP(timezone=True)
+COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
+
+
+def upgrade() -> None:
+    op.execute("create schema if not exists tidegate")
+    op.create_table(
+        "inbound_file",
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("flow", sa.Text),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("sha256", sa.LargeBinary),
+        sa.Column("bytes", sa.BigInteger, nullable=False),
+        sa.Column("status", sa.Text, nullable=False),
+        *(sa.Column(name, sa.BigInteger, server_default=sa.text("0"), nullable=False) for name in COUNTS),
+        sa.Column("seen_at", INSTANT, nullable=False),
+        sa.Column("loaded_at", INSTANT, server_default=sa.func.now(), nullable=False),
+        sa.Column("filed_at", INSTANT),
+        sa.Column("filed_as", sa.Text),
+        sa.Column("node", sa.Text, nullable=False),
+        sa.Column("error", sa.Text),
+        sa.Column("drift", JSONB),
+        sa.Column("duplicate_of", sa.BigInteger),
+        sa.Column("superseded_by", sa.BigInteger),
+        sa.Column("reload", sa.Boolean, server_default=sa.text("false"), nullable=False),
+        sa.CheckConstraint(
+            "status in ('loaded', 'partial', 'rejected', 'duplicate')", name=op.f("inbound_file_status_check")
+        ),
+        schema="tidegate",
+    )
+    op.create_index(
+        "inbound_file_loaded_once",
+        "inbound_file",
+        ["flow", "sha256"],
+        unique=True,
+        schema="tidegate",
+        postgresql_where=sa.text("status in ('loaded', 'partial') and superseded_by is null"),
+    )
+    op.create_index("inbound_file_content", "inbound_file", ["sha256"], schema="tidegate")
+    op.create_index(
+        "inbound_file_unfiled",
+        "inbound_file",
+        ["name"],
+        schema="tidegate",
+        postgresql_where=sa.text("filed_at is null"),
+    )
+    op.create_index("inbound_file_recent", "inbound_file", ["flow", "id"], schema="tidegate")
+    op.create_table(
+        "rejected_record",
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("inbound_file_id", sa.BigInteger, nullable=False),
+        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("pointer", sa.Text, nullable=False),
+        sa.Column("line", sa.Integer, nullable=False),
+        sa.Column("column", sa.Integer, nullable=False),
+        sa.Column("value", sa.Text),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["inbound_file_id"],
+            ["tidegate.inbound_file.id"],
+            name=op.f("rejected_record_inbound_file_id_fkey"),
+            ondelete="CASCADE",
+        ),
+        schema="tidegate",
+    )
+    op.create_index(
+        op.f("rejected_record_inbound_file_id_idx"), "rejected_record", ["inbound_file_id"], schema="tidegate"
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("rejected_record", schema="tidegate")
+    op.drop_table("inbound_file", schema="tidegate")

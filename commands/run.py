@@ -1,0 +1,78 @@
+"""`run`: the daemon."""
+
+import gc
+import signal
+import threading
+from datetime import UTC, datetime
+
+from loguru import logger
+
+from commands.console import out
+from commands.site import Site, configured, make_folders, node
+from file_processing.daemon import Daemon
+from models.errors import RetryLater
+from services import daemon_state, systemd
+from services.db import engine as databases, schema
+from services.observer.inbox import Inbox
+
+
+def run() -> None:
+    """Watch the input folder and load what is dropped into it (the default)."""
+    # Batches are large lists of records: collecting garbage among them costs much and frees nothing.
+    gc.set_threshold(100_000, 50, 100)
+    settings, flows = configured(console_log=True)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    make_folders(settings, flows)
+    with (
+        daemon_state.publish(settings.data_dir, node=node(), input_dir=settings.input_dir.resolve()) as publisher,
+        databases.open_database(settings) as database,
+    ):
+        site = Site(settings, flows, database)
+        systemd.notify("READY=1", "STATUS=starting")
+        prepare_patiently(site, publisher, stopping)
+        if stopping.is_set():
+            return
+        welcome(site)
+        Daemon(
+            inbox=Inbox(
+                settings.input_dir.resolve(),
+                observer_kind=settings.observer,
+                rescan_seconds=settings.rescan_seconds,
+                settle_seconds=settings.settle_seconds,
+            ),
+            handler=site.handler(keep=False, stopping=stopping),
+            publisher=publisher,
+            recover=database.recover,
+            workers=settings.workers,
+            stopping=stopping,
+        ).run()
+    logger.info("stopped")
+
+
+def prepare_patiently(site: Site, publisher: daemon_state.Publisher, stopping: threading.Event) -> None:
+    """Bring the schema up to date, waiting for the database as long as it takes."""
+    pause = 0.2
+    while not stopping.is_set():
+        try:
+            schema.prepare(site.engine, site.flows)
+        except RetryLater as error:
+            logger.warning("the database does not answer, trying again: {}", error)
+            fault = daemon_state.Fault(error.reason, error.hint, datetime.now(UTC))
+            publisher.update(state=daemon_state.Phase.WAITING_FOR_DATABASE, fault=fault)
+            systemd.notify("WATCHDOG=1", f"STATUS=waiting for the database: {error.reason}")
+            stopping.wait(pause)
+            pause = min(pause * 2, 5.0)
+        else:
+            publisher.update(fault=None)
+            return
+
+
+def welcome(site: Site) -> None:
+    """Say where everything is and what to try."""
+    out.print(f"Watching  {site.settings.input_dir.resolve()}/ and its folders: {', '.join(site.flows)}")
+    out.print(f"Database  {site.database.uri}" + ("  (embedded)" if site.database.embedded else ""))
+    out.print("Try       cp sample_files/vehicle_status/*.json input/   and then, from another terminal:")
+    out.print("          .venv/bin/python main.py files")
+    logger.info("watching {} for {}", site.settings.input_dir.resolve(), ", ".join(site.flows))

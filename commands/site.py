@@ -1,0 +1,103 @@
+"""What the commands work with: settings, flows, database, folders; the one place where they are put together."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+from psycopg import Connection
+
+import flows as flow_folder
+import settings as settings_module
+from file_processing.filing import Cabinet
+from file_processing.handler import Handler
+from flows import Flows
+from models.errors import StopDaemon, TidegateError
+from services import log
+from services.db import engine as databases, schema, sqlstate
+from services.db.engine import Database
+from settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Everything a command works with."""
+
+    settings: Settings
+    flows: Flows
+    database: Database
+
+    @property
+    def engine(self) -> sqlalchemy.Engine:
+        return self.database.engine
+
+    @property
+    def cabinet(self) -> Cabinet:
+        return Cabinet(self.settings.archive_dir.resolve(), self.settings.rejected_dir.resolve())
+
+    def handler(self, *, keep: bool, **options: Any) -> Handler:
+        root = None if keep else self.settings.input_dir.resolve()
+        return Handler(
+            self.engine,
+            self.flows,
+            self.cabinet,
+            node=node(),
+            root=root,
+            max_bytes=self.settings.max_file_bytes,
+            keep=keep,
+            **options,
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A psycopg connection; the database's errors come out as ours."""
+        with sqlstate.translated(), self.engine.connect() as pooled:
+            connection = pooled.connection.driver_connection
+            assert isinstance(connection, Connection)
+            yield connection
+
+
+def node() -> str:
+    """This process, as the ledger names it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def configured(*, console_log: bool = False) -> tuple[Settings, Flows]:
+    """The settings and the flows, with logging set up by them."""
+    settings = settings_module.load()
+    log.configure(settings, console=console_log)
+    further = [settings.flows_dir] if settings.flows_dir else []
+    return settings, flow_folder.discover(*further)
+
+
+@contextmanager
+def opened(*, prepare: bool = True) -> Iterator[Site]:
+    """A site whose database answers and has its schema; for every command but `run`."""
+    settings, flows = configured()
+    with databases.open_database(settings) as database:
+        if prepare:
+            schema.prepare(database.engine, flows)
+        yield Site(settings, flows, database)
+
+
+def make_folders(settings: Settings, flows: Flows) -> None:
+    """Create the folders that are missing, one below `input/` for each flow."""
+    for name, folder in settings.folders.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for flow in flows if name == "INPUT_DIR" else ():
+                (folder / flow).mkdir(exist_ok=True)
+        except OSError as error:
+            raise StopDaemon(f"{name} {folder} cannot be made: {error.strerror}", hint=f"set {name}") from error
+
+
+def named(flows: Flows, name: str | None) -> Any:
+    """The flow of this name, `None` for no name."""
+    if name is None:
+        return None
+    if name not in flows:
+        raise TidegateError(f"there is no flow {name!r}", hint=f"there are {', '.join(flows)}")
+    return flows[name]

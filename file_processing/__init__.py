@@ -1,0 +1,1 @@
+"""The core: from a path to committed rows, step by step as in docs/architecture.md."""

@@ -1,0 +1,226 @@
+"""Rows into a flow's table: binary COPY into a temporary table, then one upsert.
+
+Within what is landed and against the table the newest record of a key wins; one that
+says nothing new is not written at all.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from psycopg import Connection, sql
+from sqlalchemy import Column, Dialect
+from sqlalchemy.dialects import postgresql
+
+from file_processing.validation import Row
+from models.errors import RejectFile
+from models.flow import Flow
+from services.db import sqlstate
+
+
+class Landing(NamedTuple):
+    """One row on its way: its values, and the file and record it comes from."""
+
+    values: Row
+    file_id: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """Rows per file id, by what became of them.
+
+    unchanged: the table already said just this. stale: it says something newer.
+    """
+
+    inserted: Counter[int]
+    updated: Counter[int]
+    unchanged: Counter[int]
+    stale: Counter[int]
+
+    def add(self, other: "Landed") -> None:
+        self.inserted.update(other.inserted)
+        self.updated.update(other.updated)
+        self.unchanged.update(other.unchanged)
+        self.stale.update(other.stale)
+
+    @classmethod
+    def nothing(cls) -> "Landed":
+        return cls(Counter(), Counter(), Counter(), Counter())
+
+
+class RefusedByDatabase(NamedTuple):
+    """A record whose rows the database would not take."""
+
+    file_id: int
+    position: int
+    reason: str
+
+
+_POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+_CREATE = """
+create temporary table if not exists {stage} on commit delete rows as
+select {columns}, source_file_id, record_position from {table} with no data
+"""
+
+_COPY = "copy {stage} ({columns}, source_file_id, record_position) from stdin (format binary)"
+
+# One upsert cannot touch a key twice, so `newest` keeps one record per key. Its order
+# also makes every loader lock rows in the same order, which prevents deadlocks.
+_UPSERT = """
+with newest as (
+    select distinct on ({key}) {columns}, source_file_id, record_position
+    from {stage}
+    order by {key}, {newest_first}
+),
+written as (
+    insert into {table} as t ({columns}, source_file_id, record_position)
+    select {columns}, source_file_id, record_position from newest
+    on conflict ({key}) {on_conflict}
+    returning t.source_file_id, t.xmax = 0 as inserted  -- xmax is set by the update alone
+)
+select source_file_id, count(*) filter (where inserted), count(*) filter (where not inserted)
+from written
+group by source_file_id
+"""
+
+_UPDATE = """do update set
+    {assignments},
+    replaced_file_id = t.source_file_id, replaced_position = t.record_position,
+    source_file_id = excluded.source_file_id, record_position = excluded.record_position,
+    changed_at = now(), is_synced = false
+where ({old}) is distinct from ({new}){and_not_newer}"""
+
+_UNCHANGED = """
+select s.source_file_id, count(*)
+from {stage} s join {table} t using ({key})
+where (t.source_file_id, t.record_position) is distinct from (s.source_file_id, s.record_position)
+  and ({old}) is not distinct from ({staged})
+group by s.source_file_id
+"""
+
+
+class Lander:
+    """Lands rows of one flow. The statements are made once from its declaration."""
+
+    def __init__(self, flow: Flow) -> None:
+        table = flow.sql_table
+        self._types = [*(type_name(table.columns[column]) for column in flow.columns), "int8", "int4"]
+        stage = sql.Identifier(f"stage_{flow.name}")
+        data = [column for column in flow.columns if column not in flow.key]
+        parts: dict[str, sql.Composable] = {
+            "stage": stage,
+            "table": sql.Identifier(table.name),
+            "key": _names(flow.key),
+            "columns": _names(flow.columns),
+            "newest_first": _order(flow),
+            "old": _names(data, "t"),
+            "new": _names(data, "excluded"),
+            "staged": _names(data, "s"),
+        }
+        if flow.append_only or not data:
+            on_conflict: sql.Composable = sql.SQL("do nothing")
+        else:
+            on_conflict = sql.SQL(_UPDATE).format(
+                **parts,
+                assignments=sql.SQL(", ").join(
+                    sql.SQL("{} = excluded.{}").format(*[sql.Identifier(c)] * 2) for c in data
+                ),
+                and_not_newer=sql.SQL("")
+                if flow.newest_by is None
+                else sql.SQL(" and t.{0} <= excluded.{0}").format(sql.Identifier(flow.newest_by)),
+            )
+        if not data:
+            parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
+        self._create = sql.SQL(_CREATE).format(**parts)
+        self._copy = sql.SQL(_COPY).format(**parts)
+        self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
+        self._unchanged = sql.SQL(_UNCHANGED).format(**parts)
+        self._empty = sql.SQL("truncate {stage}").format(**parts)
+
+    def land(self, connection: Connection, rows: Sequence[Landing]) -> tuple[Landed, list[RefusedByDatabase]]:
+        """Land rows within the connection's transaction.
+
+        A record whose rows the database refuses is left out and returned with the reason;
+        all others are landed. Raises psycopg.Error for what is not a record's fault.
+        """
+        landed, refused = Landed.nothing(), list[RefusedByDatabase]()
+        if not rows:
+            return landed, refused
+        connection.execute(self._create)
+        waiting = [rows]
+        while waiting:
+            part = waiting.pop()
+            try:
+                with connection.transaction():
+                    landed.add(self._land(connection, part))
+            except Exception as error:
+                fault = sqlstate.translate(error)
+                if not isinstance(fault, RejectFile):
+                    raise
+                halves = _halves(part)
+                if len(halves) == 1:
+                    refused.append(RefusedByDatabase(part[0].file_id, part[0].position, fault.reason))
+                else:
+                    waiting += reversed(halves)
+        return landed, refused
+
+    def _land(self, connection: Connection, rows: Sequence[Landing]) -> Landed:
+        with connection.cursor() as cursor:
+            with cursor.copy(self._copy) as copy:
+                copy.set_types(self._types)
+                for row in rows:
+                    copy.write_row((*row.values, row.file_id, row.position))
+            landed = Landed.nothing()
+            for file_id, inserted, updated in cursor.execute(self._upsert).fetchall():
+                landed.inserted[file_id] = inserted
+                landed.updated[file_id] = updated
+            left = Counter(row.file_id for row in rows)
+            left.subtract(landed.inserted)
+            left.subtract(landed.updated)
+            if any(left.values()):
+                landed.unchanged.update(dict(cursor.execute(self._unchanged).fetchall()))
+                left.subtract(landed.unchanged)
+                landed.stale.update({file_id: count for file_id, count in left.items() if count})
+            cursor.execute(self._empty)
+        return landed
+
+
+def _halves(rows: Sequence[Landing]) -> list[Sequence[Landing]]:
+    """Two parts of about the same size; the rows of one record stay together."""
+    for middle in _outward(len(rows)):
+        before, after = rows[middle - 1], rows[middle]
+        if (before.file_id, before.position) != (after.file_id, after.position):
+            return [rows[:middle], rows[middle:]]
+    return [rows]
+
+
+def _outward(length: int) -> Iterator[int]:
+    """Every split point from the middle on: 5 → 2, 3, 1, 4."""
+    middle = length // 2
+    for distance in range(length):
+        for at in {middle + distance, middle - distance}:
+            if 0 < at < length:
+                yield at
+
+
+def _names(columns: Sequence[str], table: str | None = None) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(*filter(None, (table, column))) for column in columns)
+
+
+def _order(flow: Flow) -> sql.Composable:
+    """The winner first: the newest, and of equals the last that arrived, or the first where it stays."""
+    if flow.append_only:
+        return sql.SQL("source_file_id, record_position")
+    arrival = sql.SQL("source_file_id desc, record_position desc")
+    if flow.newest_by is None:
+        return arrival
+    return sql.SQL("{} desc, ").format(sql.Identifier(flow.newest_by)) + arrival
+
+
+def type_name(column: Column[Any]) -> str:
+    """PostgreSQL's name of a column's type without modifiers, as psycopg's registry knows it."""
+    return re.sub(r"\(.*?\)", "", column.type.compile(dialect=_POSTGRESQL)).lower()

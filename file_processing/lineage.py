@@ -1,0 +1,49 @@
+"""Where a row came from: which file and record, when, and what it replaced."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.rows import dict_row
+
+from file_processing import landing, ledger
+from file_processing.ledger import Line
+from models.errors import TidegateError
+from models.flow import Flow
+from models.tables import OWN_COLUMNS
+from services.db import sqlstate
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A row with the files behind it; a row that no file wrote has none."""
+
+    row: dict[str, Any]
+    own: dict[str, Any]
+    came_from: Line | None
+    replaced: Line | None
+
+
+def trace(connection: Connection, flow: Flow, key: Sequence[str]) -> Trace | None:
+    """The row with this key; `None` when there is none.
+
+    key: a value for each column of the flow's key, as text.
+    Raises TidegateError when the number of values, or one of them, does not fit the key.
+    """
+    if len(key) != len(flow.key):
+        raise TidegateError(f"the key of {flow.name} is {', '.join(flow.key)}: {len(key)} values do not fit")
+    table = flow.sql_table
+    matches = sql.SQL(" and ").join(
+        sql.SQL("{} = cast(%s as {})").format(sql.Identifier(column), sql.SQL(landing.type_name(table.columns[column])))
+        for column in flow.key
+    )
+    query = sql.SQL("select * from {} where {}").format(sql.Identifier(table.name), matches)
+    with sqlstate.translated(), connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(query, list(key)).fetchone()
+    if row is None:
+        return None
+    own = {name: row.pop(name) for name in [*row] if name in OWN_COLUMNS}
+    ids = [own["source_file_id"], own["replaced_file_id"]]
+    lines = {line.id: line for line in ledger.by_id(connection, [i for i in ids if i is not None])}
+    return Trace(row, own, lines.get(ids[0]), lines.get(ids[1]))

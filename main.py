@@ -1,0 +1,49 @@
+"""Tidegate's command line; `python main.py --help` teaches it."""
+
+import sys
+from typing import NoReturn
+
+import typer
+from loguru import logger
+
+from commands import database, load, look, run as running
+from commands.console import ALL_WELL, WRONG_USE, err
+from models.errors import TidegateError
+
+app = typer.Typer(
+    help="Tidegate: drop a JSON file into input/, find its rows in PostgreSQL, exactly once.",
+    epilog="Exit codes: 0 all well, 1 something was rejected, 2 wrong usage or configuration. "
+    "Settings come from the environment and .env; .env.example lists them.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(running.run)
+app.command()(load.ingest)
+app.command()(look.status)
+app.command()(look.files)
+app.command()(load.retry)
+app.command()(look.trace)
+app.command("flows")(look.list_flows)
+app.command()(database.check)
+app.add_typer(database.db_app, name="db")
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        running.run()
+
+
+def main() -> NoReturn:
+    """Run the command line; what a person can act on ends in a sentence, not in a traceback."""
+    try:
+        app()
+    except TidegateError as error:
+        logger.debug("ended: {}", error)
+        err.print(str(error), style="red", markup=False)
+        sys.exit(WRONG_USE)
+    sys.exit(ALL_WELL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+# Every command of the project; `make` alone lists them.
+
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?=
+
+bin := .venv/bin
+pip_install := $(bin)/python -m pip install -qq --disable-pip-version-check -r
+
+# A missing or dangling interpreter has .venv made anew.
+no_venv := $(shell test -x $(bin)/python || echo venv)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format bench clean system-deps venv
+
+help: ## list these commands
+	@echo "Tidegate: drop a JSON file into input/, find its rows in PostgreSQL."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/run.stamp ## start the daemon (ARGS="--help" passes arguments)
+	@exec $(bin)/python main.py run $(ARGS)
+
+test: .venv/dev.stamp system-deps ## run every test (PYTEST_ARGS="-k ledger -n 0" narrows it)
+	$(bin)/python -m pytest -n auto $(PYTEST_ARGS)
+
+lint: .venv/dev.stamp ## ruff, format check, strict mypy, who may import whom
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports --no-logo
+
+format: .venv/dev.stamp ## format the code and mend what ruff can mend
+	$(bin)/ruff check --fix-only .
+	$(bin)/ruff format .
+
+bench: .venv/dev.stamp ## run benchmarks/*.py, one after the other
+	@for file in benchmarks/[!_]*.py; do \
+		if [ ! -e "$$file" ]; then echo "There are no benchmarks here yet."; break; fi; \
+		echo "$$file"; $(bin)/python "$$file" $(ARGS) || exit 1; \
+	done
+
+clean: ## remove .venv and caches, never .data/, input/ or what was filed
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -path ./.git -prune -o -path ./.data -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# What tests need beyond Python. Where it cannot be installed they skip it, and this says so.
+system-deps:
+	@command -v systemd-analyze >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing systemd-analyze, which the tests of deploy/tidegate.service ask ..."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends systemd; } >/dev/null && exit 0; \
+	fi; \
+	echo "There is no systemd-analyze here, so two tests of deploy/tidegate.service are skipped:" \
+		"to run them too, install systemd (Debian, Ubuntu: sudo apt-get install systemd)." >&2
+
+.venv/run.stamp: requirements.txt $(no_venv)
+	@echo "Installing requirements.txt into .venv ..."
+	@$(pip_install) requirements.txt
+	@touch $@
+
+.venv/dev.stamp: requirements-dev.txt .venv/run.stamp
+	@echo "Installing requirements-dev.txt into .venv ..."
+	@$(pip_install) requirements-dev.txt
+	@touch $@
+
+venv:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "Tidegate needs Python 3.11 or newer, and there is no $(PYTHON) here:" \
+			"install it (Debian, Ubuntu: apt-get install python3 python3-venv)," \
+			"or name yours, as in make run PYTHON=python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Tidegate needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1):" \
+			"install a newer one and name it, as in make run PYTHON=python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) comes without venv, which .venv is made with:" \
+			"install it (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "Creating .venv (once) ..."
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }

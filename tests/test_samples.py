@@ -1,0 +1,97 @@
+"""Every flow has samples that fit its declaration; every bad sample is bad for a reason."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+import flows
+from models.flow import Flow
+
+SAMPLES = Path(__file__).parent.parent / "sample_files"
+FLOWS = flows.discover()
+GOOD = sorted(path for name in FLOWS for path in (SAMPLES / name).glob("*"))
+BAD = sorted((SAMPLES / "bad").iterdir())
+
+
+def records(path: Path, flow: Flow) -> list[Any]:
+    text = path.read_text("utf-8")
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines()]
+    document = json.loads(text)
+    if isinstance(document, dict) and flow.envelope in document:
+        document = document[flow.envelope]
+    return document if isinstance(document, list) else [document]
+
+
+def routes(path: Path) -> list[str]:
+    """The flows that a file dropped straight into `input/` could belong to."""
+    head = path.read_text("utf-8").lstrip()
+    return [
+        flow.name
+        for flow in FLOWS.values()
+        if path.name.startswith(flow.file_prefixes)
+        or (flow.envelope is not None and head.startswith(f'{{"{flow.envelope}":'))
+    ]
+
+
+def faults(path: Path, flow: Flow) -> int:
+    adapter = TypeAdapter[Any](flow.record)
+    count = 0
+    for record in records(path, flow):
+        try:
+            adapter.validate_json(json.dumps(record))
+        except ValidationError:
+            count += 1
+    return count
+
+
+def test_folders_are_flows() -> None:
+    assert {folder.name for folder in SAMPLES.iterdir()} == {*FLOWS, "bad"}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flow_has_a_sample_with_records(name: str) -> None:
+    assert any(records(path, FLOWS[name]) for path in GOOD if path.parent.name == name)
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.name)
+def test_sample_fits_the_declaration(path: Path) -> None:
+    flow = FLOWS[path.parent.name]
+    adapter = TypeAdapter[Any](flow.record)
+    for record in records(path, flow):
+        read = adapter.validate_json(json.dumps(record))
+        for row in flow.to_rows(read) if flow.to_rows else [read]:
+            assert set(row) <= set(flow.columns)
+            assert set(flow.key) <= set(row)
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.name)
+def test_sample_routes_from_the_input_folder_itself(path: Path) -> None:
+    assert routes(path) == [path.parent.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("vehicle_status_partly_bad.json", 4, 2),
+        ("work_orders_contradicting_flags.json", 1, 1),
+        ("objects_detection_negative_and_fraction.json", 2, 1),
+    ],
+)
+def test_partly_bad_sample(name: str, bad: int, good: int) -> None:
+    path = SAMPLES / "bad" / name
+    (flow,) = (FLOWS[flow] for flow in routes(path))
+    assert faults(path, flow) == bad
+    assert len(records(path, flow)) == bad + good
+
+
+def test_truncated_sample_is_no_json() -> None:
+    with pytest.raises(json.JSONDecodeError):
+        json.loads((SAMPLES / "bad" / "vehicle_status_truncated.json").read_text())
+
+
+def test_nobodys_sample_belongs_to_no_flow() -> None:
+    assert [path.name for path in BAD if not routes(path)] == ["nobodys_file.json"]

@@ -7,7 +7,7 @@ import typer
 from loguru import logger
 
 from commands import database, load, look, run as running
-from commands.console import ALL_WELL, WRONG_USE, err
+from commands.console import ALL_WELL, WRONG_USE, complain
 from models.errors import TidegateError
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ def main() -> NoReturn:
         app()
     except TidegateError as error:
         logger.debug("ended: {}", error)
-        err.print(str(error), style="red", markup=False)
+        complain(error)
         sys.exit(WRONG_USE)
     sys.exit(ALL_WELL)
 

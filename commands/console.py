@@ -1,9 +1,12 @@
-"""What the commands print, and how: tables for people, JSON for machines."""
+"""What the commands print, and how: lines for people, which a terminal may wrap, and JSON for machines."""
 
 import json
+import shutil
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Protocol
 
 import typer
 from rich.console import Console
@@ -15,23 +18,70 @@ ALL_WELL, REJECTED, WRONG_USE = 0, 1, 2
 
 COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
 
-# A pipe has no width: whole lines serve grep better than cut ones.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# soft_wrap: the terminal wraps what is too long for it; rich would cut words and pad lines.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-FlowOption = Annotated[str | None, typer.Option("--flow", help="The flow; `flows` lists them.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for machines instead of tables.")]
+FlowOption = Annotated[
+    str | None, typer.Option("--flow", metavar="NAME", help="Only this flow; `flows` lists them.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for machines instead of text.", show_default=False)]
+
+
+class Counted(Protocol):
+    """Anything with the ledger's counts."""
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def inserted(self) -> int: ...
+    @property
+    def updated(self) -> int: ...
+    @property
+    def unchanged(self) -> int: ...
+    @property
+    def stale(self) -> int: ...
+    @property
+    def rejected(self) -> int: ...
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, default=str))  # noqa: T201
+    print(json.dumps(value, default=_plain), flush=True)  # noqa: T201
 
 
-def text(value: object) -> str:
-    if isinstance(value, datetime):
-        return moment(value)
-    return "" if value is None else str(value)
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def complain(error: TidegateError | str) -> None:
+    """One sentence on standard error."""
+    err.print(str(error), style="red")
+
+
+def aligned(rows: Iterable[Iterable[object]], *, right: frozenset[int] = frozenset()) -> None:
+    """Print rows in columns as wide as they must be; `right` names the columns that hold numbers.
+
+    The last column is never padded, so that a long one wraps and nothing is cut.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in cells), strict=True)]
+    for *row, last in cells:
+        padded = [
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        out.print("  ".join([*padded, last]).rstrip())
+
+
+def counts(entry: Counted) -> str:
+    """`5 records: 1 inserted, 4 stale`; what is 0 is left out."""
+    told = ", ".join(f"{value} {name}" for name in COUNTS[1:] if (value := getattr(entry, name)))
+    return f"{plural(entry.records, 'record')}{': ' if told else ''}{told}"
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def moment(value: datetime) -> str:
@@ -43,12 +93,26 @@ def moment_since(value: str | None) -> datetime | None:
     if value is None:
         return None
     units = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-    if value[:-1].isdigit() and value[-1:] in units:
-        return datetime.now(UTC) - int(value[:-1]) * units[value[-1]]
     try:
+        if value[:-1].isdecimal() and value[-1:] in units:
+            return datetime.now(UTC) - int(value[:-1]) * units[value[-1]]
         parsed = datetime.fromisoformat(value)
-    except ValueError:
+        return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise TidegateError(
             f"--since {value!r} is no time", hint="2026-01-31, 2026-01-31T12:00Z, 90m, 24h or 7d"
         ) from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def this_program() -> str:
+    """How a person calls this program again, from the same folder."""
+    python = Path(sys.executable)
+    found = shutil.which("python")
+    if found is not None and Path(found) == python:
+        return f"python {sys.argv[0]}"
+    return f"{from_here(python)} {sys.argv[0]}"
+
+
+def from_here(path: Path) -> Path:
+    """The path as it is shortest to type."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -4,10 +4,11 @@ import gc
 import signal
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 from loguru import logger
 
-from commands.console import out
+from commands.console import from_here, out, this_program
 from commands.site import Site, configured, make_folders, node
 from file_processing.daemon import Daemon
 from models.errors import RetryLater
@@ -15,9 +16,18 @@ from services import daemon_state, systemd
 from services.db import engine as databases, schema
 from services.observer.inbox import Inbox
 
+SAMPLES = Path(__file__).parent.parent / "sample_files"
+
 
 def run() -> None:
-    """Watch the input folder and load what is dropped into it (the default)."""
+    """Watch the input folder and load what is dropped into it (the default).
+
+    It runs until it is told to stop (Ctrl-C, SIGTERM); .env.example lists what can be set.
+
+    Example:
+
+      INPUT_DIR=/srv/drop DATABASE_URL=postgresql://… python main.py run
+    """
     # Batches are large lists of records: collecting garbage among them costs much and frees nothing.
     gc.set_threshold(100_000, 50, 100)
     settings, flows = configured(console_log=True)
@@ -54,12 +64,14 @@ def run() -> None:
 def prepare_patiently(site: Site, publisher: daemon_state.Publisher, stopping: threading.Event) -> None:
     """Bring the schema up to date, waiting for the database as long as it takes."""
     pause = 0.2
+    fault: daemon_state.Fault | None = None
     while not stopping.is_set():
         try:
             schema.prepare(site.engine, site.flows)
         except RetryLater as error:
-            logger.warning("the database does not answer, trying again: {}", error)
-            fault = daemon_state.Fault(error.reason, error.hint, datetime.now(UTC))
+            if fault is None or fault.text != error.reason:
+                logger.warning("the database does not answer, trying again: {}", error)
+                fault = daemon_state.Fault(error.reason, error.hint, fault.since if fault else datetime.now(UTC))
             publisher.update(state=daemon_state.Phase.WAITING_FOR_DATABASE, fault=fault)
             systemd.notify("WATCHDOG=1", f"STATUS=waiting for the database: {error.reason}")
             stopping.wait(pause)
@@ -71,8 +83,11 @@ def prepare_patiently(site: Site, publisher: daemon_state.Publisher, stopping: t
 
 def welcome(site: Site) -> None:
     """Say where everything is and what to try."""
-    out.print(f"Watching  {site.settings.input_dir.resolve()}/ and its folders: {', '.join(site.flows)}")
+    folder = site.settings.input_dir
+    out.print(f"Watching  {folder.resolve()}/ and its folders: {', '.join(site.flows)}")
     out.print(f"Database  {site.database.uri}" + ("  (embedded)" if site.database.embedded else ""))
-    out.print("Try       cp sample_files/vehicle_status/*.json input/   and then, from another terminal:")
-    out.print("          .venv/bin/python main.py files")
-    logger.info("watching {} for {}", site.settings.input_dir.resolve(), ", ".join(site.flows))
+    sample = next((path for flow in site.flows for path in sorted((SAMPLES / flow).glob("*"))), None)
+    if sample is not None:
+        out.print(f"Try       cp {from_here(sample)} {folder}/{sample.parent.name}/")
+    out.print(f"Then      {this_program()} files     (from another terminal; --help shows more)")
+    logger.info("watching {} for {}", folder.resolve(), ", ".join(site.flows))

@@ -85,13 +85,21 @@ def opened(*, prepare: bool = True) -> Iterator[Site]:
 
 def make_folders(settings: Settings, flows: Flows) -> None:
     """Create the folders that are missing, one below `input/` for each flow."""
-    for name, folder in settings.folders.items():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for flow in flows if name == "INPUT_DIR" else ():
-                (folder / flow).mkdir(exist_ok=True)
-        except OSError as error:
-            raise StopDaemon(f"{name} {folder} cannot be made: {error.strerror}", hint=f"set {name}") from error
+    for name in settings.folders:
+        make_folder(settings, name, flows)
+
+
+def make_folder(settings: Settings, name: str, flows: Flows) -> None:
+    """The same for the one that the setting `name` names."""
+    folder = settings.folders[name]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for flow in flows if name == "INPUT_DIR" else ():
+            (folder / flow).mkdir(exist_ok=True)
+    except OSError as error:
+        raise StopDaemon(
+            f"{name} {folder} cannot be made: {error.strerror}", hint=f"mend it, or set {name} to another folder"
+        ) from error
 
 
 def named(flows: Flows, name: str | None) -> Any:

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from file_processing import positions
 from file_processing.positions import START, Place, Steps
 
+_LINE = re.compile(r"[^ \t\r\n](?:[^\n]*[^ \t\r\n])?")
+"""A line that is not blank, without the blanks around it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Stands for a line of a JSON Lines file that is not JSON; it never validates."""
+    """Stands for a line of a JSON Lines file that is not JSON; it never validates.
+
+    column: where in the line it goes wrong, from 1.
+    """
 
     reason: str
+    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,9 @@ class Batch:
         """Start and end of every record within `decoded`."""
         text = self.decoded
         if self.lines:
-            for match in re.finditer(r"[^\n]+", text):
-                if match.group().strip():
-                    yield match.span()
+            yield from (match.span() for match in _LINE.finditer(text))
         elif self.single:
-            start = positions.skip_blanks(text, 0)
-            yield start, len(text.rstrip())
+            yield positions.skip_blanks(text, 0), len(text.rstrip())
         elif self.to_list is None:
             yield from positions.elements(text, 0)
         else:

@@ -1,9 +1,13 @@
 """Moving a file out of the input folder: never over another one, never one that was not read."""
 
+import ctypes
 import errno
+import filecmp
+import itertools
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +20,13 @@ UNROUTED = "_unrouted"
 
 MAX_NAME_BYTES = 255
 
+_ANOTHER = "another file has taken its place"
+
+# Python has no rename that never replaces; Linux has had it since 2014.
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Cabinet:
@@ -24,8 +35,11 @@ class Cabinet:
     archive: Path
     rejected: Path
 
+    def archive_of(self, flow: str | None) -> Path:
+        return self.archive / (flow or UNROUTED)
+
     def archived(self, flow: str | None, day: datetime) -> Path:
-        return self.archive / (flow or UNROUTED) / day.astimezone(UTC).date().isoformat()
+        return self.archive_of(flow) / day.astimezone(UTC).date().isoformat()
 
     def refused(self, flow: str | None) -> Path:
         return self.rejected / (flow or UNROUTED)
@@ -41,7 +55,7 @@ def with_suffix(name: str, suffix: str) -> str:
     return name + suffix
 
 
-def numbered(name: str, number: int) -> str:
+def numbered(name: str, number: int | str) -> str:
     """`name` made its owner's alone: `report.json` → `report.7.json`."""
     stem, dot, suffix = name.partition(".")
     if not stem or len(os.fsencode(suffix)) > MAX_NAME_BYTES // 2:
@@ -58,14 +72,18 @@ def move(source: Path, folder: Path, name: str, number: int, identity: Identity 
     RetryLater when the folder cannot take it.
     """
     try:
-        _check_identity(source, identity)
-        target = reserve(folder, name, number)
+        if identity is not None and Identity.of(os.lstat(source)) != identity:
+            raise FileGone(_ANOTHER)
         try:
-            _rename(source, target, number)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        _put_back_if_changed(source, target, identity)
+            target = rename(source, folder, name, number)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return _copy(source, folder, name, number, identity)
+        if identity is not None and Identity.of(os.lstat(target)) != identity:
+            # It took the place between the look and the rename, and nobody has read it.
+            rename(target, source.parent, source.name, number)
+            raise FileGone(_ANOTHER)
     except OSError as error:
         raise explained(error, source, folder) from None
     return target
@@ -80,54 +98,105 @@ def explained(error: OSError, source: Path, folder: Path) -> FileGone | RetryLat
     )
 
 
-def _check_identity(source: Path, identity: Identity | None) -> None:
-    if identity is not None and Identity.of(source.lstat()) != identity:
-        raise FileGone("another file has taken its place")
+def rename(source: Path, folder: Path, name: str, number: int) -> Path:
+    """Rename within a file system, never over another file; the new path. Raises OSError."""
+    for candidate in _candidates(name, number):
+        target = folder / candidate
+        try:
+            _rename_exclusively(source, target, number)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            if folder.is_dir():
+                raise
+            folder.mkdir(parents=True, exist_ok=True)
+            return rename(source, folder, name, number)
+        return target
+    raise AssertionError
 
 
-def reserve(folder: Path, name: str, number: int) -> Path:
-    """An empty file of ours under a name that nobody else has: it may be renamed over."""
-    target = folder / name
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+def _candidates(name: str, number: int) -> Iterator[str]:
+    yield name
+    yield numbered(name, number)
+    # A sender may well have called a file just so.
+    for further in itertools.count(2):
+        yield numbered(name, f"{number}-{further}")
+
+
+def _rename_exclusively(source: Path, target: Path, number: int) -> None:
+    """Raises FileExistsError, or another OSError."""
+    if _renameat2 is not None:
+        if _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), str(source), None, str(target))
+    _rename_over_reserved(source, target, number)
+
+
+def _rename_over_reserved(source: Path, target: Path, number: int) -> None:
+    """The same on NFS and others that cannot do it at once: over a file of ours that keeps the name free."""
+    ours = f"kept free for #{number}\n"
     try:
-        os.close(os.open(target, flags, 0o640))
+        with target.open("x") as file:
+            file.write(ours)
     except FileExistsError:
-        # The ledger gave this number to one file only: what bears it is a left-over of ours.
-        target = folder / numbered(name, number)
-    except FileNotFoundError:
+        if not _says(target, ours):
+            raise  # else a crash left it
+    try:
+        source.rename(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _says(path: Path, text: str) -> bool:
+    status = path.lstat()
+    return stat.S_ISREG(status.st_mode) and status.st_size == len(text) and path.read_bytes() == text.encode()
+
+
+def _copy(source: Path, folder: Path, name: str, number: int, identity: Identity | None) -> Path:
+    """Move across file systems: copy, fsync, rename, fsync of the folder, unlink.
+
+    A crash on the way leaves the source; the next try finds the whole copy, or makes it anew.
+    """
+    status = source.lstat()
+    target = next((p for p in (folder / name, folder / numbered(name, number)) if _is_copy(p, source, status)), None)
+    if target is None:
         folder.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(target, flags, 0o640))
+        part = folder / f".{number}.part"
+        part.unlink(missing_ok=True)
+        try:
+            _duplicate(source, part, status)
+            target = rename(part, folder, name, number)
+        finally:
+            part.unlink(missing_ok=True)
+        sync_folder(folder)
+    if Identity.of(source.lstat()) != (identity or Identity.of(status)):
+        target.unlink()
+        raise FileGone(_ANOTHER)
+    source.unlink()
     return target
 
 
-def _rename(source: Path, target: Path, number: int) -> None:
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _copy(source, target, number)
-
-
-def _copy(source: Path, target: Path, number: int) -> None:
-    """Move across file systems: copy, fsync, rename, fsync of the folder, unlink."""
-    mode = source.lstat().st_mode
-    if stat.S_ISLNK(mode):
-        target.unlink(missing_ok=True)
-        target.symlink_to(source.readlink())
-    elif stat.S_ISREG(mode):
-        part = target.parent / f".{number}.part"
-        try:
-            shutil.copy2(source, part, follow_symlinks=False)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.rename(target)
-        finally:
-            part.unlink(missing_ok=True)
+def _duplicate(source: Path, part: Path, status: os.stat_result) -> None:
+    if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+        shutil.copy2(source, part, follow_symlinks=False)
     else:
-        raise OSError(errno.EXDEV, "a pipe, socket or device cannot move to another file system")
-    sync_folder(target.parent)
-    source.unlink()
+        os.mknod(part, status.st_mode, status.st_rdev)
+    if stat.S_ISREG(status.st_mode):
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _is_copy(target: Path, source: Path, status: os.stat_result) -> bool:
+    """Whether `target` is the copy that a crash kept us from removing `source` after."""
+    try:
+        found = target.lstat()
+    except FileNotFoundError:
+        return False
+    same = (found.st_mode, found.st_size, found.st_mtime_ns) == (status.st_mode, status.st_size, status.st_mtime_ns)
+    return same and stat.S_ISREG(status.st_mode) and filecmp.cmp(source, target, shallow=False)
 
 
 def sync_folder(folder: Path) -> None:
@@ -136,17 +205,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _put_back_if_changed(source: Path, target: Path, identity: Identity | None) -> None:
-    """Between the check and the rename another file may have taken the place: it was not read."""
-    if identity is None:
-        return
-    moved = Identity.of(target.lstat())
-    same = moved == identity
-    if moved.device != identity.device:  # copied: a new inode
-        same = (moved.bytes, moved.mtime_ns) == (identity.bytes, identity.mtime_ns)
-    if not same:
-        if not os.path.lexists(source):
-            target.rename(source)
-        raise FileGone("another file has taken its place")

@@ -1,29 +1,31 @@
 """What a dropped path means: open, route, validate, load, file. The one place that decides on errors."""
 
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Protocol
 
 import sqlalchemy
 from loguru import logger
 from psycopg import Connection
 
-from file_processing import filing, ledger, opening, prefetch, records, routing
+from file_processing import healing, ledger, opening, prefetch, records, routing
+from file_processing.filer import Filer
 from file_processing.filing import Cabinet
 from file_processing.landing import Lander
-from file_processing.ledger import Entry
-from file_processing.loader import Incoming, Loaded, Loader
+from file_processing.loader import Loaded, Loader, Skipped
 from file_processing.opening import Identity, OpenFile
+from file_processing.outcome import Dropped, Outcome
+from file_processing.planning import Incoming
 from file_processing.validation import Checked, Validator
 from flows import Flows
-from models.errors import FileGone, RejectFile, RetryLater, TidegateError
+from models.errors import FileGone, RejectFile, RetryLater, StopDaemon, TidegateError
 from models.flow import Flow
-from models.ledger import FileStatus
 from services.db import sqlstate
 
 GROUP_FILES = 512
@@ -35,39 +37,13 @@ SMALL_PACKED_BYTES = 16 << 10
 """A file up to this size is read at once; a larger one streams, in a transaction of its own."""
 
 
-class Dropped(Protocol):
-    """A path that was found complete."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def relative(self) -> str: ...
-    @property
-    def seen_at(self) -> datetime: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one path.
-
-    status: the ledger's word; `None` when the file is gone or still waits where it is.
-    waits: why it waits; it has to be handed in again.
-    """
-
-    dropped: Dropped
-    flow: str | None
-    status: FileStatus | None = None
-    ledger_id: int | None = None
-    entry: Entry | None = None
-    waits: TidegateError | None = None
-
-
 @dataclass(slots=True)
 class _Room:
     """What handling the files of one flow takes."""
 
-    loader: Loader
     validator: Validator | None
+    loader: Loader
+    filer: Filer
 
 
 class Handler:
@@ -95,16 +71,21 @@ class Handler:
         self._engine = engine
         self._flows = flows
         self._cabinet = cabinet
-        self._node = node
         self._root = root
         self._max_bytes = max_bytes
         self._keep = keep
         self._progress = progress or (lambda _bytes: None)
         self._stopping = stopping or threading.Event()
-        self._rooms = {
-            flow.name: _Room(Loader(flow, Lander(flow), cabinet, node), Validator(flow)) for flow in flows.values()
-        }
-        self._nowhere = _Room(Loader(None, None, cabinet, node), None)
+        self._rooms = {flow.name if flow else None: self._room(flow, node) for flow in self.flows}
+
+    def _room(self, flow: Flow | None, node: str) -> _Room:
+        loader = Loader(flow, Lander(flow) if flow else None, self._cabinet, node)
+        return _Room(Validator(flow) if flow else None, loader, Filer(loader, self._cabinet, keep=self._keep))
+
+    @property
+    def flows(self) -> list[Flow | None]:
+        """Every flow, and `None` for the files of none."""
+        return [*self._flows.values(), None]
 
     def route(self, dropped: Dropped) -> Flow | RejectFile:
         """The flow of a dropped path, or why there is none. Raises FileGone or RetryLater."""
@@ -122,6 +103,18 @@ class Handler:
             return routing.by_content(dropped.path.name, head, self._flows)
         except RejectFile as error:
             return error
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def heal(self, flow: Flow | None) -> None:
+        """Finish what a crash or a fault left half-done. Raises RetryLater or StopDaemon."""
+        try:
+            with self._connection() as connection:
+                healing.heal(connection, flow.name if flow else None, self._cabinet)
+        except (RetryLater, StopDaemon):
+            raise
+        except Exception as error:  # noqa: BLE001  # files are loaded all the same
+            logger.opt(exception=error).error("flow {}: what a crash left cannot be put in order", flow and flow.name)
 
     def handle(self, flow: Flow | None, files: Sequence[Dropped], why: RejectFile | None = None) -> Iterator[Outcome]:
         """Handle files of one flow, in their order; `why` refuses all of them.
@@ -129,153 +122,139 @@ class Handler:
         Yields an outcome for each. Raises RetryLater or StopDaemon when the database is the
         reason: then the files not yet told of are where they were, and nothing of them loaded.
         """
-        room = self._rooms[flow.name] if flow else self._nowhere
-        for group in _groups(files):
+        room = self._rooms[flow.name if flow else None]
+        groups: deque[Sequence[Dropped]] = deque(_groups(files))
+        while groups:
             if self._stopping.is_set():
                 raise RetryLater("the daemon is stopping")
-            yield from self._handle_group(room, group, why)
+            outcomes, again = self._handle_group(room, groups.popleft(), why)
+            yield from outcomes
+            groups.extendleft(reversed(again))
 
-    def _handle_group(self, room: _Room, group: Sequence[Dropped], why: RejectFile | None) -> Iterator[Outcome]:
+    def _handle_group(
+        self, room: _Room, group: Sequence[Dropped], why: RejectFile | None
+    ) -> tuple[list[Outcome], list[Sequence[Dropped]]]:
+        """The outcomes, and groups of the files that have none yet and are to be handled anew."""
         started = time.perf_counter()
-        flow_name = room.loader.flow_name
+        outcomes: list[Outcome] = []
+        files: list[Incoming] = []
+        again: list[Dropped] = []
         with ExitStack() as open_files:
-            incoming: dict[int, Incoming] = {}
-            for index, dropped in enumerate(group):
+            for dropped in group:
                 try:
-                    incoming[index] = self._prepare(room, dropped, why, open_files)
+                    files.append(self._prepare(room, dropped, why, open_files, alone=len(group) == 1))
                 except (FileGone, RetryLater) as error:
-                    yield self._waiting(dropped, flow_name, error)
-            ready = list(incoming.values())
+                    outcomes.append(_passed_over(dropped, room, error))
             try:
-                loaded = self._load(room, ready)
-            except TidegateError:
+                loaded = self._load(room, files)
+            except Skipped:
+                loaded, again = [], [file.dropped for file in files if file.skipped is None]
+            except (RetryLater, StopDaemon):
                 raise
             except Exception as error:  # noqa: BLE001  # a mistake, ours or the flow's: find the file at fault
-                if len(group) == 1:
-                    ready[0].refuse(_unexpected(ready[0].name, error))
-                    loaded = self._load(room, ready)
-                else:
-                    logger.warning("a group of {} files fails ({}): splitting it", len(group), error)
-                    for part in (group[: len(group) // 2], group[len(group) // 2 :]):
-                        yield from self._handle_group(room, part, why)
-                    return
-        yield from self._file(room, [group[index] for index in incoming], loaded, started)
+                if len(group) > 1:
+                    logger.debug("a group of {} files fails ({}): splitting it", len(group), error)
+                    middle = len(group) // 2
+                    return [], [group[:middle], group[middle:]]
+                loaded = self._load_refused(room, files[0], error)
+        outcomes += [_passed_over(file.dropped, room, file.skipped) for file in files if file.skipped]
+        outcomes += room.filer.file(loaded, started)
+        self._mark_filed(room)
+        return outcomes, [again] if again else []
 
-    def _prepare(self, room: _Room, dropped: Dropped, why: RejectFile | None, open_files: ExitStack) -> Incoming:
+    def _prepare(
+        self, room: _Room, dropped: Dropped, why: RejectFile | None, open_files: ExitStack, *, alone: bool
+    ) -> Incoming:
         """Open and, where it is small, validate a file. Raises FileGone or RetryLater."""
-        path = dropped.path
-        name = routing.printable(path.name)
-        try:
-            status = path.lstat()
-        except OSError as error:
-            raise filing.explained(error, path, path.parent) from None
-        incoming = Incoming(path, name, dropped.seen_at, Identity.of(status))
         with ExitStack() as this_file:
             try:
-                source = this_file.enter_context(opening.opened(path, root=self._root, max_bytes=self._max_bytes))
-                incoming.identity, incoming.sha256 = source.identity, source.sha256()
-                if why is not None or room.validator is None:
-                    incoming.refuse(why or RejectFile("it belongs to no flow"))
-                    return incoming
-                batches = self._batches(room.validator, source, incoming)
-                if _streams(path, source.identity.bytes):
-                    incoming.batches = reading = prefetch.ahead(batches)
-                    open_files.enter_context(this_file.pop_all())
-                    open_files.callback(reading.close)
-                else:
-                    incoming.batches = list(batches)
+                source = this_file.enter_context(
+                    opening.opened(dropped.path, root=self._root, max_bytes=self._max_bytes)
+                )
+            except RejectFile as error:
+                return _unread(dropped, error)
+            incoming = Incoming(dropped, source.identity, source.sha256())
+            if why is not None or room.validator is None:
+                incoming.refuse(why or RejectFile("it belongs to no flow"))
+                return incoming
+            batches = self._batches(room.validator, source, incoming)
+            if _streams(dropped.path.name, source.identity.bytes):
+                if not alone:
+                    raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
+                incoming.batches = reading = prefetch.ahead(batches)
+                open_files.enter_context(this_file.pop_all())
+                open_files.callback(reading.close)
+                return incoming
+            try:
+                incoming.batches = list(batches)
             except RejectFile as error:
                 incoming.refuse(error)
             except TidegateError:
                 raise
             except Exception as error:  # noqa: BLE001  # refused with its traceback in the log
-                incoming.refuse(_unexpected(name, error))
-        return incoming
+                incoming.refuse(_unexpected(incoming.name, error))
+            return incoming
 
     def _batches(self, validator: Validator, source: OpenFile, incoming: Incoming) -> Iterator[Checked]:
-        content = opening.content(source, max_bytes=self._max_bytes)
-        for batch in records.batches(content, name=source.path.name, envelope=validator.flow.envelope):
-            checked = validator.check(batch)
-            incoming.take(checked)
-            self._progress(len(batch.text))
-            yield checked
-            if self._stopping.is_set():
-                raise RetryLater("the daemon is stopping")
-        source.check_unchanged()
+        try:
+            content = opening.content(source, max_bytes=self._max_bytes)
+            for batch in records.batches(content, name=source.path.name, envelope=validator.flow.envelope):
+                checked = validator.check(batch)
+                incoming.take(checked)
+                self._progress(len(batch.text))
+                yield checked
+                if self._stopping.is_set():
+                    raise RetryLater("the daemon is stopping")
+            source.check_unchanged()
+        except RejectFile:
+            source.check_unchanged()  # what is half written is not refused: it waits
+            raise
+        except OSError as error:
+            raise _unreadable(error) from error
 
     def _load(self, room: _Room, files: Sequence[Incoming]) -> list[Loaded]:
-        """Raises RetryLater or StopDaemon for what is not the files' fault."""
+        """Raises RetryLater or StopDaemon for what is not the files' fault, and what Loader.load raises."""
         if not files:
             return []
-        try:
-            with _psycopg(self._engine) as connection:
-                return room.loader.load(connection, files, filed_at=datetime.now(UTC) if self._keep else None)
-        except OSError as error:
-            raise RetryLater(
-                f"the report of a refused file cannot be written: {error}", hint="make room in REJECTED_DIR"
-            ) from error
-        except Exception as error:
-            fault = sqlstate.translate(error)
-            if fault is None or isinstance(fault, RejectFile):
-                raise
-            raise fault from error
+        with self._connection() as connection:
+            return room.loader.load(connection, files, filed_at=datetime.now(UTC) if self._keep else None)
 
-    def _file(
-        self, room: _Room, dropped: Sequence[Dropped], loaded: Sequence[Loaded], started: float
-    ) -> Iterator[Outcome]:
-        """Move what is committed out of the input folder."""
-        places: list[tuple[int, str | None]] = []
-        outcomes = []
-        day = datetime.now(UTC)
-        for drop, result in zip(dropped, loaded, strict=True):
-            waits: TidegateError | None = None
+    def _load_refused(self, room: _Room, file: Incoming, error: Exception) -> list[Loaded]:
+        """Write down that a file is refused whose rows do not commit."""
+        file.refuse(error if isinstance(error, RejectFile) else _unexpected(file.name, error))
+        try:
+            return self._load(room, [file])
+        except (RetryLater, StopDaemon):
+            raise
+        except Exception as again:  # noqa: BLE001  # then it waits, and the others do not
+            file.skipped = file.skipped or RetryLater(f"it can be neither loaded nor refused: {again}")
+            return []
+
+    def _mark_filed(self, room: _Room) -> None:
+        """Tell the ledger; what it cannot take now is told with the next group, or after the next start."""
+        if not room.filer.moved:
+            return
+        try:
+            with self._connection() as connection, connection.transaction():
+                ledger.mark_filed(connection, room.filer.moved)
+            room.filer.moved.clear()
+        except TidegateError as error:
+            logger.debug("{} files are not marked as filed yet: {}", len(room.filer.moved), error)
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """A psycopg connection out of the pool: COPY is not to be had through SQLAlchemy.
+
+        The database's errors come out as ours.
+        """
+        with sqlstate.translated(), self._engine.connect() as pooled:
+            connection = pooled.connection.driver_connection
+            assert isinstance(connection, Connection)
             try:
-                place = self._move(room.loader, result, day)
-                places.append((result.ledger_id, str(place) if place else None))
-            except FileGone:
-                places.append((result.ledger_id, None))
-            except RetryLater as error:
-                waits = error
-            outcomes.append(Outcome(drop, room.loader.flow_name, result.status, result.ledger_id, result.entry, waits))
-            result.file.refusals.close()
-        milliseconds = (time.perf_counter() - started) * 1000 / max(len(loaded), 1)
-        for outcome in outcomes:
-            _log(outcome, milliseconds)
-        if places and not self._keep:
-            self._mark_filed(places)
-        yield from outcomes
-
-    def _move(self, loader: Loader, loaded: Loaded, day: datetime) -> Path | None:
-        file, reports = loaded.file, loader.reports(loaded.file, loaded.ledger_id)
-        if self._keep:
-            reports.publish(file.path.name)
-            return None
-        refused = loaded.status is FileStatus.REJECTED
-        folder = self._cabinet.refused(loader.flow_name) if refused else self._cabinet.archived(loader.flow_name, day)
-        place = filing.move(file.path, folder, file.path.name, loaded.ledger_id, file.identity)
-        reports.publish(place.name)
-        return place
-
-    def _mark_filed(self, places: Sequence[tuple[int, str | None]]) -> None:
-        try:
-            with _psycopg(self._engine) as connection, connection.transaction():
-                ledger.mark_filed(connection, places)
-        except Exception as error:
-            if sqlstate.classify(error) is None:
-                raise
-            logger.debug("not marked as filed, which does no harm: {}", error)
-
-    def _waiting(self, dropped: Dropped, flow: str | None, error: TidegateError) -> Outcome:
-        return Outcome(dropped, flow, waits=None if isinstance(error, FileGone) else error)
-
-
-@contextmanager
-def _psycopg(engine: sqlalchemy.Engine) -> Iterator[Connection]:
-    """A psycopg connection out of the pool: COPY is not to be had through SQLAlchemy."""
-    with engine.connect() as pooled:
-        connection = pooled.connection.driver_connection
-        assert isinstance(connection, Connection)
-        yield connection
+                yield connection
+            finally:
+                if connection.closed:
+                    pooled.invalidate()
 
 
 def _unexpected(name: str, error: Exception) -> RejectFile:
@@ -284,9 +263,27 @@ def _unexpected(name: str, error: Exception) -> RejectFile:
     return RejectFile(f"unexpected {type(error).__name__}: {error}", hint="see the log for the traceback")
 
 
-def _streams(path: Path, size: int) -> bool:
+def _unreadable(error: OSError) -> RetryLater:
+    return RetryLater(f"cannot be read: {error.strerror or error}")
+
+
+def _unread(dropped: Dropped, error: RejectFile) -> Incoming:
+    """What cannot even be opened: a link, a pipe, a file too large."""
+    try:
+        incoming = Incoming(dropped, Identity.of(os.lstat(dropped.path)))
+    except OSError as gone:
+        raise FileGone("the file is no longer there") from gone
+    incoming.refuse(error)
+    return incoming
+
+
+def _passed_over(dropped: Dropped, room: _Room, error: FileGone | RetryLater) -> Outcome:
+    return Outcome(dropped, room.loader.flow_name, waits=None if isinstance(error, FileGone) else error)
+
+
+def _streams(name: str, size: int) -> bool:
     """Whether a file is too large to be read at once."""
-    return size > (SMALL_PACKED_BYTES if opening.is_packed(path.name) else SMALL_BYTES)
+    return size > (SMALL_PACKED_BYTES if opening.is_packed(name) else SMALL_BYTES)
 
 
 def _groups(files: Sequence[Dropped]) -> Iterator[list[Dropped]]:
@@ -295,10 +292,10 @@ def _groups(files: Sequence[Dropped]) -> Iterator[list[Dropped]]:
     total = 0
     for dropped in files:
         try:
-            size = dropped.path.lstat().st_size
+            size = os.lstat(dropped.path).st_size
         except OSError:
             size = 0
-        large = _streams(dropped.path, size)
+        large = _streams(dropped.path.name, size)
         if group and (large or len(group) == GROUP_FILES or total + size > GROUP_BYTES):
             yield group
             group, total = [], 0
@@ -309,32 +306,3 @@ def _groups(files: Sequence[Dropped]) -> Iterator[list[Dropped]]:
             group, total = [], 0
     if group:
         yield group
-
-
-def _log(outcome: Outcome, milliseconds: float) -> None:
-    entry = outcome.entry
-    name = routing.printable(outcome.dropped.relative)
-    line = logger.bind(flow=outcome.flow, file=name, ledger_id=outcome.ledger_id)
-    if outcome.waits is not None:
-        line.warning("{} #{} {}: {}", outcome.flow, outcome.ledger_id, name, outcome.waits)
-    if entry is None:
-        line.info("{} #{} {}: was {} before a crash, filed now", outcome.flow, outcome.ledger_id, name, outcome.status)
-        return
-    counts = {
-        "records": entry.records,
-        "inserted": entry.inserted,
-        "updated": entry.updated,
-        "unchanged": entry.unchanged,
-        "stale": entry.stale,
-        "rejected": entry.rejected,
-    }
-    told = " ".join(f"{key}={value}" for key, value in counts.items() if value)
-    level = "WARNING" if entry.status in (FileStatus.REJECTED, FileStatus.PARTIAL) else "INFO"
-    line.bind(**counts, milliseconds=round(milliseconds, 1)).log(
-        level,
-        "{} #{} {}: {} {} {:.1f} ms{}",
-        outcome.flow, entry.id, name, entry.status.value, told, milliseconds,
-        f": {entry.error}" if entry.error else "",
-    )  # fmt: skip
-    if entry.drift:
-        line.warning("{} #{} {}: fields this flow does not know: {}", outcome.flow, entry.id, name, dict(entry.drift))

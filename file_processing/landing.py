@@ -6,10 +6,12 @@ says nothing new is not written at all.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import psycopg
 from psycopg import Connection, sql
 from sqlalchemy import Column, Dialect
 from sqlalchemy.dialects import postgresql
@@ -61,10 +63,16 @@ class RefusedByDatabase(NamedTuple):
 
 _POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 
+# psycopg cuts a number down to the width of such a column without a word, so it is sent in
+# a wider one: then the server refuses what does not fit.
+_WIDE = {"smallint": "bigint", "integer": "bigint", "real": "double precision"}
+
 _CREATE = """
 create temporary table if not exists {stage} on commit delete rows as
-select {columns}, source_file_id, record_position from {table} with no data
+select {wide}, source_file_id, record_position from {table} with no data
 """
+
+_DESCRIBE = "select {columns}, source_file_id, record_position from {stage} limit 0"
 
 _COPY = "copy {stage} ({columns}, source_file_id, record_position) from stdin (format binary)"
 
@@ -108,7 +116,9 @@ class Lander:
 
     def __init__(self, flow: Flow) -> None:
         table = flow.sql_table
-        self._types = [*(type_name(table.columns[column]) for column in flow.columns), "int8", "int4"]
+        types = {column: type_name(table.columns[column]) for column in flow.columns}
+        narrow = {column: name for column, name in types.items() if name in _WIDE}
+        wide = {column: _WIDE[name] for column, name in narrow.items()}
         stage = sql.Identifier(f"stage_{flow.name}")
         data = [column for column in flow.columns if column not in flow.key]
         parts: dict[str, sql.Composable] = {
@@ -116,10 +126,11 @@ class Lander:
             "table": sql.Identifier(table.name),
             "key": _names(flow.key),
             "columns": _names(flow.columns),
+            "wide": _names(flow.columns, cast=wide),
             "newest_first": _order(flow),
             "old": _names(data, "t"),
             "new": _names(data, "excluded"),
-            "staged": _names(data, "s"),
+            "staged": _names(data, "s", cast=narrow),
         }
         if flow.append_only or not data:
             on_conflict: sql.Composable = sql.SQL("do nothing")
@@ -136,6 +147,7 @@ class Lander:
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
         self._create = sql.SQL(_CREATE).format(**parts)
+        self._describe = sql.SQL(_DESCRIBE).format(**parts)
         self._copy = sql.SQL(_COPY).format(**parts)
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(**parts)
@@ -151,12 +163,13 @@ class Lander:
         if not rows:
             return landed, refused
         connection.execute(self._create)
+        types = [column.type_code for column in connection.execute(self._describe).description or ()]
         waiting = [rows]
         while waiting:
             part = waiting.pop()
             try:
                 with connection.transaction():
-                    landed.add(self._land(connection, part))
+                    landed.add(self._land(connection, part, types))
             except Exception as error:
                 fault = sqlstate.translate(error)
                 if not isinstance(fault, RejectFile):
@@ -168,12 +181,15 @@ class Lander:
                     waiting += reversed(halves)
         return landed, refused
 
-    def _land(self, connection: Connection, rows: Sequence[Landing]) -> Landed:
+    def _land(self, connection: Connection, rows: Sequence[Landing], types: Sequence[int]) -> Landed:
         with connection.cursor() as cursor:
-            with cursor.copy(self._copy) as copy:
-                copy.set_types(self._types)
-                for row in rows:
-                    copy.write_row((*row.values, row.file_id, row.position))
+            try:
+                with cursor.copy(self._copy) as copy:
+                    copy.set_types(types)
+                    for row in rows:
+                        copy.write_row((*row.values, row.file_id, row.position))
+            except (TypeError, AttributeError) as error:  # what psycopg raises of a value of another type
+                raise psycopg.DataError(f"a value is not of its column's type: {error}") from error
             landed = Landed.nothing()
             for file_id, inserted, updated in cursor.execute(self._upsert).fetchall():
                 landed.inserted[file_id] = inserted
@@ -207,20 +223,31 @@ def _outward(length: int) -> Iterator[int]:
                 yield at
 
 
-def _names(columns: Sequence[str], table: str | None = None) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (table, column))) for column in columns)
+def _names(
+    columns: Sequence[str], table: str | None = None, cast: Mapping[str, str] = MappingProxyType({})
+) -> sql.Composed:
+    """The columns; those in `cast` as that type, under the same name."""
+    return sql.SQL(", ").join(
+        sql.SQL("{}::{}" if column in cast else "{}").format(
+            sql.Identifier(*filter(None, (table, column))), sql.SQL(cast.get(column, ""))
+        )
+        for column in columns
+    )
 
 
 def _order(flow: Flow) -> sql.Composable:
-    """The winner first: the newest, and of equals the last that arrived, or the first where it stays."""
+    """The winner first: the newest, and of equals the last that arrived, or the first where it stays.
+
+    ctid tells the order of the rows of one record.
+    """
     if flow.append_only:
-        return sql.SQL("source_file_id, record_position")
-    arrival = sql.SQL("source_file_id desc, record_position desc")
+        return sql.SQL("source_file_id, record_position, ctid")
+    arrival = sql.SQL("source_file_id desc, record_position desc, ctid desc")
     if flow.newest_by is None:
         return arrival
     return sql.SQL("{} desc, ").format(sql.Identifier(flow.newest_by)) + arrival
 
 
 def type_name(column: Column[Any]) -> str:
-    """PostgreSQL's name of a column's type without modifiers, as psycopg's registry knows it."""
+    """PostgreSQL's name of a column's type without modifiers."""
     return re.sub(r"\(.*?\)", "", column.type.compile(dialect=_POSTGRESQL)).lower()

@@ -2,30 +2,40 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from psycopg import Connection, sql
-from psycopg.rows import class_row
-from psycopg.types.json import Jsonb
+from psycopg.errors import LockNotAvailable, UniqueViolation
+from psycopg.rows import args_row, class_row
 
-from file_processing.validation import Problem
+from file_processing.refusal import Problem
+from models.errors import RetryLater
 from models.ledger import FileStatus
 
 _LOCK_SPACE = 0x7469_6465
 """The first key of our advisory locks; the second is a hash of the flow's name."""
 
 
+class FlowBusy(RetryLater):
+    """Another process is loading files of this flow."""
+
+
 class Known(NamedTuple):
-    """A ledger row that holds some content."""
+    """A ledger row that holds some content, or a file without content that is not filed yet."""
 
     id: int
-    name: str
-    sha256: bytes
+    path: str | None
+    sha256: bytes | None
     status: FileStatus
     filed: bool
     reload: bool
+
+    @property
+    def loaded(self) -> bool:
+        return self.status in (FileStatus.LOADED, FileStatus.PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,7 @@ class Entry:
     id: int
     flow: str | None
     name: str
+    path: str
     sha256: bytes | None
     bytes: int
     status: FileStatus
@@ -53,14 +64,25 @@ class Entry:
     supersedes: int | None = None
 
 
-def lock_flow(connection: Connection, flow: str, *, wait_seconds: float) -> None:
+_FLOW_WAIT_SECONDS = 1.0
+_LOCK_WAIT_SECONDS = 5.0
+"""For rows and tables that another application has locked."""
+
+
+def lock_flow(connection: Connection, flow: str | None) -> None:
     """Make this transaction the only one that loads files of `flow`, in this database.
 
     So two daemons never load one file twice, and files of one flow load in order.
-    Raises psycopg.errors.LockNotAvailable when another holds it for `wait_seconds`.
+
+    Raises FlowBusy when another transaction keeps it for long.
     """
-    connection.execute("select set_config('lock_timeout', %s, true)", [str(int(wait_seconds * 1000))])
-    connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_SPACE, flow])
+    timeout = "select set_config('lock_timeout', %s, true)"
+    connection.execute(timeout, [f"{_FLOW_WAIT_SECONDS}s"])
+    try:
+        connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_SPACE, flow or ""])
+    except LockNotAvailable as error:
+        raise FlowBusy("another process is loading files of this flow") from error
+    connection.execute(timeout, [f"{_LOCK_WAIT_SECONDS}s"])
 
 
 def next_ids(connection: Connection, count: int) -> list[int]:
@@ -72,33 +94,43 @@ def next_ids(connection: Connection, count: int) -> list[int]:
 
 
 _KNOWN = """
-select id, name, sha256, status, filed_at is not null, reload
+select id, path, sha256, status, filed_at is not null, reload
 from tidegate.inbound_file
 where sha256 = any(%s) and flow is not distinct from %s
   and (status in ('loaded', 'partial') and superseded_by is null or filed_at is null)
 order by id
 """
 
-
-def known(connection: Connection, flow: str | None, contents: Iterable[bytes]) -> dict[bytes, list[Known]]:
-    """What the ledger knows of these contents: loaded before, or committed and not yet filed."""
-    found: dict[bytes, list[Known]] = {}
-    for row in connection.execute(_KNOWN, [list(contents), flow]).fetchall():
-        line = Known(row[0], row[1], row[2], FileStatus(row[3]), row[4], row[5])
-        found.setdefault(line.sha256, []).append(line)
-    return found
+_KNOWN_WITHOUT_CONTENT = """
+select id, path, sha256, status, false, reload
+from tidegate.inbound_file
+where filed_at is null and sha256 is null and path = any(%s) and flow is not distinct from %s
+order by id
+"""
 
 
-_COLUMNS = (
-    "id", "flow", "name", "sha256", "bytes", "status", "seen_at", "node", "records", "inserted", "updated",
-    "unchanged", "stale", "rejected", "error", "drift", "duplicate_of", "filed_at",
-)  # fmt: skip
-_TYPES = (
-    "int8", "text", "text", "bytea", "int8", "text", "timestamptz", "text", "int8", "int8", "int8",
-    "int8", "int8", "int8", "text", "jsonb", "int8", "timestamptz",
-)  # fmt: skip
+def known(connection: Connection, flow: str | None, contents: Iterable[bytes], paths: Iterable[str]) -> list[Known]:
+    """What the ledger knows of some files: content loaded before, or committed and not yet filed.
 
-_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}) from stdin (format binary)").format(
+    contents: SHA-256 digests. paths: of files that have none, such as pipes.
+    """
+    rows = []
+    for statement, keys in ((_KNOWN, list(contents)), (_KNOWN_WITHOUT_CONTENT, list(paths))):
+        if keys:
+            rows += connection.execute(statement, [keys, flow]).fetchall()
+    return [Known(row[0], row[1], row[2], FileStatus(row[3]), row[4], row[5]) for row in rows]
+
+
+_COLUMNS = {
+    "id": "int8", "flow": "text", "name": "text", "path": "text", "sha256": "bytea", "bytes": "int8",
+    "status": "text", "seen_at": "timestamptz", "node": "text", "records": "int8", "inserted": "int8",
+    "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8", "drift": "jsonb",
+    "duplicate_of": "int8", "filed_at": "timestamptz",
+}  # fmt: skip
+
+_values = attrgetter(*_COLUMNS)
+
+_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}, error) from stdin (format binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
 )
 
@@ -107,6 +139,8 @@ def write(connection: Connection, entries: Sequence[Entry]) -> None:
     """Write the lines of a group of files.
 
     A line that supersedes another one takes its place as the loaded one.
+
+    Raises RetryLater when somebody who does not ask for the flow's lock was faster.
     """
     superseded = [(entry.id, entry.supersedes) for entry in entries if entry.supersedes is not None]
     with connection.cursor() as cursor:
@@ -114,14 +148,13 @@ def write(connection: Connection, entries: Sequence[Entry]) -> None:
             cursor.executemany(
                 "update tidegate.inbound_file set superseded_by = %s, reload = false where id = %s", superseded
             )
-        with cursor.copy(_COPY_FILES) as copy:
-            copy.set_types(_TYPES)
-            for entry in entries:
-                row = [getattr(entry, column) for column in _COLUMNS]
-                row[_COLUMNS.index("drift")] = Jsonb(dict(entry.drift)) if entry.drift else None
-                row[_COLUMNS.index("status")] = entry.status.value
-                row[_COLUMNS.index("error")] = _without_nul(entry.error)
-                copy.write_row(row)
+        try:
+            with cursor.copy(_COPY_FILES) as copy:
+                copy.set_types([*_COLUMNS.values(), "text"])
+                for entry in entries:
+                    copy.write_row((*_values(entry), _without_nul(entry.error)))
+        except UniqueViolation as error:
+            raise RetryLater(f"the ledger has this line already: {error.diag.message_primary}") from error
 
 
 _COPY_REJECTED = """
@@ -154,19 +187,52 @@ def _without_nul(text: str | None) -> str | None:
 
 
 def mark_filed(connection: Connection, places: Sequence[tuple[int, str | None]]) -> None:
-    """Remember that files were moved out of the input folder, and to where.
+    """Remember that files are out of the input folder, and where; `None` when somebody else moved them.
 
     Losing this is harmless (the next start finds the file filed), so it waits for no disk.
     """
     connection.execute("set local synchronous_commit = off")
     connection.execute(
         """
-        update tidegate.inbound_file f set filed_at = now(), filed_as = p.place
+        update tidegate.inbound_file f
+        set filed_at = coalesce(f.filed_at, now()), filed_as = coalesce(p.place, f.filed_as)
         from unnest(%s::bigint[], %s::text[]) as p (id, place)
         where f.id = p.id
         """,
         [[file_id for file_id, _ in places], [place for _, place in places]],
     )
+
+
+class Unfiled(NamedTuple):
+    """A line whose file was not yet told to be out of the input folder."""
+
+    id: int
+    name: str
+    path: str
+    sha256: bytes | None
+    bytes: int
+    status: str
+    loaded_on: date
+
+
+def unfiled(connection: Connection, flow: str | None) -> list[Unfiled]:
+    """The lines of the flow that are committed and not filed, oldest first."""
+    with connection.cursor(row_factory=args_row(Unfiled)) as cursor:
+        return cursor.execute(
+            """
+            select id, name, coalesce(path, name), sha256, bytes, status, (loaded_at at time zone 'UTC')::date
+            from tidegate.inbound_file where filed_at is null and flow is not distinct from %s order by id
+            """,
+            [flow],
+        ).fetchall()
+
+
+def claimed(connection: Connection, places: Iterable[str]) -> set[str]:
+    """Those of the places where the file of some line already lies."""
+    rows = connection.execute(
+        "select filed_as from tidegate.inbound_file where filed_as = any(%s)", [list(places)]
+    ).fetchall()
+    return {row[0] for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

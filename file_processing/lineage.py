@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 
 from file_processing import landing, ledger
 from file_processing.ledger import Line
-from models.errors import TidegateError
+from models.errors import RejectFile, TidegateError
 from models.flow import Flow
 from models.tables import OWN_COLUMNS
 from services.db import sqlstate
@@ -32,18 +32,29 @@ def trace(connection: Connection, flow: Flow, key: Sequence[str]) -> Trace | Non
     Raises TidegateError when the number of values, or one of them, does not fit the key.
     """
     if len(key) != len(flow.key):
-        raise TidegateError(f"the key of {flow.name} is {', '.join(flow.key)}: {len(key)} values do not fit")
+        values = "one value" if len(flow.key) == 1 else f"{len(flow.key)} values"
+        raise TidegateError(f"the key of {flow.name} is {', '.join(flow.key)}: {values}, not {len(key)}")
     table = flow.sql_table
+    types = [landing.type_name(table.columns[column]) for column in flow.key]
     matches = sql.SQL(" and ").join(
-        sql.SQL("{} = cast(%s as {})").format(sql.Identifier(column), sql.SQL(landing.type_name(table.columns[column])))
-        for column in flow.key
+        sql.SQL("{} = cast(%s as {})").format(sql.Identifier(column), sql.SQL(name))
+        for column, name in zip(flow.key, types, strict=True)
     )
     query = sql.SQL("select * from {} where {}").format(sql.Identifier(table.name), matches)
-    with sqlstate.translated(), connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(query, list(key)).fetchone()
+    try:
+        with sqlstate.translated(), connection.cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute(query, list(key)).fetchone()
+    except RejectFile as error:
+        wanted = ", ".join(f"{column} ({name})" for column, name in zip(flow.key, types, strict=True))
+        raise TidegateError(f"{told(flow, key)} is no key of {flow.name}: {error.reason}", hint=wanted) from None
     if row is None:
         return None
     own = {name: row.pop(name) for name in [*row] if name in OWN_COLUMNS}
     ids = [own["source_file_id"], own["replaced_file_id"]]
     lines = {line.id: line for line in ledger.by_id(connection, [i for i in ids if i is not None])}
     return Trace(row, own, lines.get(ids[0]), lines.get(ids[1]))
+
+
+def told(flow: Flow, key: Sequence[str]) -> str:
+    """The key as a person reads it."""
+    return ", ".join(f"{column} {value}" for column, value in zip(flow.key, key, strict=True))

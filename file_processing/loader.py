@@ -1,60 +1,29 @@
 """What a group of files does to the database: rows and ledger lines in one transaction."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from psycopg import Connection
 
-from file_processing import ledger
+from file_processing import ledger, planning
+from file_processing.batch import Batch
 from file_processing.filing import Cabinet
-from file_processing.landing import Landed, Lander, Landing
-from file_processing.ledger import Entry, Known
+from file_processing.landing import Landed, Lander, Landing, RefusedByDatabase
+from file_processing.ledger import Entry
 from file_processing.opening import Identity
-from file_processing.report import Refusals, Reports
-from file_processing.validation import Checked, Refused, refuse_by_database
-from models.errors import RejectFile
+from file_processing.planning import Incoming, Plan
+from file_processing.refusal import Refused, refuse_by_database
+from file_processing.report import Reports
+from file_processing.validation import Checked
+from models.errors import FileGone, RejectFile, RetryLater
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
 
 ROWS_AT_ONCE = 50_000
 """Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
-
-LOCK_WAIT_SECONDS = 5.0
-
-
-@dataclass(slots=True)
-class Incoming:
-    """A file on its way into the database.
-
-    name: as the sender called it, printable.
-    batches: what its records came to; a long file gives them only once.
-    refused: why it is refused as a whole, known from the start or found on the way.
-    lands: whether its good records may load.
-    """
-
-    path: Path
-    name: str
-    seen_at: datetime
-    identity: Identity
-    sha256: bytes | None = None
-    batches: Iterable[Checked] = ()
-    refused: RejectFile | None = None
-    lands: bool = True
-    records: int = 0
-    refusals: Refusals = field(default_factory=Refusals)
-    drift: Counter[str] = field(default_factory=Counter)
-
-    def take(self, checked: Checked) -> None:
-        """Count a batch in."""
-        self.records += checked.records
-        self.drift.update(checked.drift)
-        self.refusals.add(checked.refused, checked.batch)
-
-    def refuse(self, error: RejectFile) -> None:
-        self.refused, self.lands = error, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +34,15 @@ class Loaded:
     ledger_id: int
     status: FileStatus
     entry: Entry | None
-    """The new line; None where a crash left a committed file in its place: it only has to be filed."""
+    """The new line; None where a committed file was still in its place: it only has to be filed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the ledger says is to be done with a file."""
-
-    file: Incoming
-    file_id: int
-    resumes: Known | None = None
-    duplicate_of: int | None = None
-    supersedes: int | None = None
-
-    @property
-    def lands(self) -> bool:
-        return self.file.lands and self.resumes is None and self.duplicate_of is None
+class Skipped(Exception):
+    """Files of the group have to be left out; nothing is loaded, the others have to be read again."""
 
 
 class _NothingLoads(Exception):
-    """A file turned out to be refused as a whole after some of its rows were landed: start over."""
+    """Files turned out to be refused as a whole after some of their rows were landed: start over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,121 +67,113 @@ class Loader:
     ) -> list[Loaded]:
         """Load a group of files and write their ledger lines, in one transaction.
 
+        A file that is no longer there, or no longer the same, is marked as `skipped` and left out.
+
         filed_at: set when the originals stay where they are.
 
-        Raises psycopg.Error when the database cannot, OSError when a report cannot be
-        written; then nothing of the group is loaded.
+        Raises Skipped when some cannot be read to their end or reported on, FlowBusy,
+        RetryLater or psycopg.Error when the database cannot; then nothing of the group is loaded.
         """
         while True:
             try:
                 with connection.transaction():
-                    ledger.lock_flow(connection, self.flow_name or "", wait_seconds=LOCK_WAIT_SECONDS)
+                    ledger.lock_flow(connection, self.flow_name)
                     plans = self._plan(connection, files, moves=filed_at is None)
                     landed = self._land(connection, [plan for plan in plans if plan.lands])
                     return self._write_down(connection, plans, landed, filed_at)
             except _NothingLoads:
                 continue
 
-    def _plan(self, connection: Connection, files: Sequence[Incoming], *, moves: bool) -> list[_Plan]:
+    def _plan(self, connection: Connection, files: Sequence[Incoming], *, moves: bool) -> list[Plan]:
         contents = {file.sha256 for file in files if file.sha256 is not None}
-        known = ledger.known(connection, self.flow_name, contents) if contents else {}
-        first_with: dict[bytes | None, int] = {}
-        plans = []
-        for file, file_id in zip(files, ledger.next_ids(connection, len(files)), strict=True):
-            lines = known.get(file.sha256 or b"", [])
-            unfiled = [line for line in lines if moves and not line.filed and line.name == file.name]
-            loaded = [line for line in lines if line.status in (FileStatus.LOADED, FileStatus.PARTIAL)]
-            if unfiled:
-                plan = _Plan(file, file_id, resumes=unfiled[0])
-            elif loaded and loaded[0].reload:
-                plan = _Plan(file, file_id, supersedes=loaded[0].id)
-            elif loaded:
-                plan = _Plan(file, file_id, duplicate_of=loaded[0].id)
-            else:
-                plan = _Plan(file, file_id, duplicate_of=first_with.get(file.sha256))
-            if plan.lands and file.sha256:
-                first_with[file.sha256] = file_id
-            plans.append(plan)
-        return plans
+        without = [file.place for file in files if file.sha256 is None]
+        known = ledger.known(connection, self.flow_name, contents, without)
+        # Asked after the ledger: a file that another process filed before is gone by now.
+        for file in files if moves else ():
+            file.skipped = _not_in_place(file)
+        there = [file for file in files if file.skipped is None]
+        return planning.plan(there, ledger.next_ids(connection, len(there)), known, moves=moves)
 
-    def _land(self, connection: Connection, plans: Sequence[_Plan]) -> Landed:
+    def _land(self, connection: Connection, plans: Sequence[Plan]) -> Landed:
         landed = Landed.nothing()
-        refused: dict[int, list[tuple[list[Refused], Checked]]] = {}
-
-        def flush(waiting: Sequence[tuple[int, Checked]]) -> None:
-            if self.lander is None or not waiting:
-                return
-            rows = [
-                Landing(row, file_id, position)
-                for file_id, checked in waiting
-                for row, position in zip(checked.rows, checked.positions, strict=True)
-            ]
-            new, bad = self.lander.land(connection, rows)
-            landed.add(new)
-            for file_id, checked in waiting if bad else ():
-                span = range(checked.batch.first, checked.batch.first + checked.records)
-                reasons = {
-                    r.position - span.start: r.reason for r in bad if r.file_id == file_id and r.position in span
-                }
-                if reasons:
-                    refused.setdefault(file_id, []).append((refuse_by_database(checked.batch, reasons), checked))
-
-        waiting: list[tuple[int, Checked]] = []
-        rows_waiting = 0
-        for plan in plans:
-            try:
-                for checked in plan.file.batches:
-                    if self.all_or_nothing and plan.file.refusals.records:
-                        continue  # it is only read to its end, so that every reason is told
-                    waiting.append((plan.file_id, checked))
-                    rows_waiting += len(checked.rows)
-                    if rows_waiting >= ROWS_AT_ONCE:
-                        flush(waiting)
-                        waiting, rows_waiting = [], 0
-            except RejectFile as error:
-                plan.file.refuse(error)
-                raise _NothingLoads from None
-        flush(waiting)
-        self._settle(plans, refused)
+        refused: list[tuple[Plan, list[Refused], Batch]] = []
+        for portion in self._portions(plans):
+            if self.lander is not None:
+                rows = [
+                    Landing(row, plan.file_id, position)
+                    for plan, checked in portion
+                    for row, position in zip(checked.rows, checked.positions, strict=True)
+                ]
+                new, bad = self.lander.land(connection, rows)
+                landed.add(new)
+                refused += _found_again(portion, bad)
+        # Not before all is read: what reads a long file ahead counts its refusals too.
+        for plan, records, batch in refused:
+            plan.file.refusals.add(records, batch)
+        spoiled = [plan.file for plan in plans if plan.file.refusals.records] if self.all_or_nothing else []
+        for file in spoiled:
+            file.lands = False
+        if spoiled:
+            raise _NothingLoads
         return landed
 
-    def _settle(self, plans: Sequence[_Plan], refused: dict[int, list[tuple[list[Refused], Checked]]]) -> None:
+    def _portions(self, plans: Sequence[Plan]) -> Iterator[list[tuple[Plan, Checked]]]:
+        """What the files hold, as much at a time as one upsert takes."""
+        portion: list[tuple[Plan, Checked]] = []
+        rows = 0
         for plan in plans:
-            for records, checked in refused.get(plan.file_id, ()) if self.all_or_nothing else ():
-                plan.file.refusals.add(records, checked.batch)
-            if self.all_or_nothing and plan.file.refusals.records:
-                plan.file.lands = False
-                # What others of the group lost to the database is found again in the next round.
-                raise _NothingLoads
-        for plan in plans:
-            for records, checked in refused.get(plan.file_id, ()):
-                plan.file.refusals.add(records, checked.batch)
+            for checked in _read(plan.file):
+                if self.all_or_nothing and plan.file.refusals.records:
+                    continue  # it is only read to its end, so that every reason is told
+                portion.append((plan, checked))
+                rows += max(len(checked.rows), checked.records)  # refused ones take memory too
+                if rows >= ROWS_AT_ONCE:
+                    yield portion
+                    portion, rows = [], 0
+        if portion:
+            yield portion
 
     def _write_down(
-        self, connection: Connection, plans: Sequence[_Plan], landed: Landed, filed_at: datetime | None
+        self, connection: Connection, plans: Sequence[Plan], landed: Landed, filed_at: datetime | None
     ) -> list[Loaded]:
         done = []
         for plan in plans:
             if plan.resumes is not None:
                 done.append(Loaded(plan.file, plan.resumes.id, plan.resumes.status, None))
-                continue
-            entry = self._entry(plan, landed, filed_at)
-            if entry.status in (FileStatus.PARTIAL, FileStatus.REJECTED):
-                self.reports(plan.file, entry.id).write(entry, plan.file.refusals, plan.file.refused)
-            done.append(Loaded(plan.file, entry.id, entry.status, entry))
-        new = [loaded for loaded in done if loaded.entry is not None]
-        ledger.write(connection, [loaded.entry for loaded in new if loaded.entry])
-        bad = [loaded for loaded in new if loaded.entry and loaded.entry.rejected]
+            else:
+                entry = self._entry(plan, landed, filed_at)
+                done.append(Loaded(plan.file, entry.id, entry.status, entry))
+        self._write_reports(done)
+        ledger.write(connection, [loaded.entry for loaded in done if loaded.entry])
+        bad = [loaded for loaded in done if loaded.entry and loaded.entry.rejected]
         if bad:
             ledger.write_rejected(
                 connection, ((loaded.ledger_id, p) for loaded in bad for p in loaded.file.refusals.problems())
             )
         return done
 
+    def _write_reports(self, done: Sequence[Loaded]) -> None:
+        refused = [
+            (loaded.file, loaded.entry, self.reports(loaded.file, loaded.ledger_id))
+            for loaded in done
+            if loaded.entry and loaded.status in (FileStatus.PARTIAL, FileStatus.REJECTED)
+        ]
+        for file, entry, reports in refused:
+            try:
+                reports.write(entry, file.refusals, file.refused)
+            except OSError as error:
+                file.skipped = RetryLater(
+                    f"its report cannot be written: {error}", hint="make room in REJECTED_DIR; it is tried again"
+                )
+        if any(file.skipped for file, _, _ in refused):
+            for _, _, reports in refused:
+                reports.discard()
+            raise Skipped
+
     def reports(self, file: Incoming, ledger_id: int) -> Reports:
         return Reports(self.cabinet.refused(self.flow_name), file.name, ledger_id)
 
-    def _entry(self, plan: _Plan, landed: Landed, filed_at: datetime | None) -> Entry:
+    def _entry(self, plan: Plan, landed: Landed, filed_at: datetime | None) -> Entry:
         file, file_id = plan.file, plan.file_id
         rejected = file.refusals.records
         if plan.duplicate_of is not None:
@@ -236,10 +186,11 @@ class Loader:
             id=file_id,
             flow=self.flow_name,
             name=file.name,
+            path=file.place,
             sha256=file.sha256,
             bytes=file.identity.bytes,
             status=status,
-            seen_at=file.seen_at,
+            seen_at=file.dropped.seen_at,
             node=self.node,
             records=file.records,
             inserted=landed.inserted[file_id],
@@ -266,3 +217,42 @@ class Loader:
         more = f" (and {file.refusals.records - 1} more records)" if file.refusals.records > 1 else ""
         nothing = "nothing loaded: " if self.all_or_nothing else ""
         return f"{nothing}record {first['record']} {first['pointer']}: {first['reason']}{more}"
+
+
+def _read(file: Incoming) -> Iterator[Checked]:
+    """The batches of a file. Raises _NothingLoads or Skipped, and tells the file why."""
+    try:
+        yield from file.batches
+    except RejectFile as error:
+        file.refuse(error)
+        raise _NothingLoads from None
+    except (FileGone, RetryLater) as error:
+        file.skipped = error
+        raise Skipped from None
+
+
+def _not_in_place(file: Incoming) -> FileGone | RetryLater | None:
+    try:
+        if Identity.of(os.lstat(file.dropped.path)) == file.identity:
+            return None
+    except OSError:
+        return FileGone("it is no longer there")
+    return RetryLater("it changed after it was read", hint="it is read again when it is at rest")
+
+
+def _found_again(
+    portion: Sequence[tuple[Plan, Checked]], bad: Sequence[RefusedByDatabase]
+) -> Iterator[tuple[Plan, list[Refused], Batch]]:
+    """The records that the database refused, with their text."""
+    reasons: dict[int, dict[int, str]] = defaultdict(dict)
+    for record in bad:
+        reasons[record.file_id][record.position] = record.reason
+    for plan, checked in portion if bad else ():
+        first = checked.batch.first
+        here = {
+            position - first: reason
+            for position, reason in reasons[plan.file_id].items()
+            if first <= position < first + checked.records
+        }
+        if here:
+            yield plan, refuse_by_database(checked.batch, here), checked.batch

@@ -42,25 +42,32 @@ class OpenFile:
 
     def sha256(self) -> bytes:
         """The digest of its bytes as they lie there, compressed or not. Raises RetryLater."""
-        try:
-            if self.identity.bytes > READ_BYTES:
-                return hashlib.file_digest(self.raw(), "sha256").digest()
-            self._bytes = self.file.read(READ_BYTES + 1)
-            return hashlib.sha256(self._bytes).digest()
-        except OSError as error:
-            raise RetryLater(f"cannot be read: {error.strerror}") from error
+        if self.identity.bytes > READ_BYTES:
+            return hashlib.file_digest(self.raw(), "sha256").digest()
+        self._bytes = self.raw().read(self.identity.bytes)
+        return hashlib.sha256(self._bytes).digest()
 
     def raw(self) -> io.BufferedIOBase:
-        """Its bytes from the start."""
+        """Its bytes from the start; reading them raises RetryLater."""
         if self._bytes is not None:
             return io.BytesIO(self._bytes)
         self.file.seek(0)
-        return io.BufferedReader(io.FileIO(self.file.fileno(), closefd=False), READ_BYTES)
+        return io.BufferedReader(_File(self.file.fileno(), closefd=False), READ_BYTES)
 
     def check_unchanged(self) -> None:
         """Raises RetryLater when the file was written to since it was opened."""
         if Identity.of(os.fstat(self.file.fileno())) != self.identity:
             raise RetryLater("the file changed while it was read", hint="it is read again when it is at rest")
+
+
+class _File(io.FileIO):
+    """A disk that cannot be read is no fault of what should stand on it."""
+
+    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]  # typeshed: Buffer
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise RetryLater(f"cannot be read: {error.strerror}") from error
 
 
 @contextmanager
@@ -76,10 +83,11 @@ def opened(path: Path, *, root: Path | None, max_bytes: int) -> Iterator[OpenFil
         descriptor = os.open(path, flags)
     except OSError as error:
         raise _explained(error) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise RejectFile("not a regular file", hint="drop the file itself, not a link, pipe or device")
     with open(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise RejectFile("not a regular file", hint="drop the file itself, not a link, pipe or device")
         if root is not None and not _inside(root, descriptor, path):
             raise RejectFile("the path leads out of the input folder", hint="a folder on the way is a link")
         if status.st_size > max_bytes:

@@ -14,22 +14,29 @@ from services.observer.scan import scan
 ROOT = "(by content)"
 """Stands for the flow of files that lie in the input root itself."""
 
+NO_FLOW = "(no flow)"
+
 
 @dataclass(frozen=True, slots=True)
 class FlowOverview:
-    """Counts of files by what became of them, and of the rows in the flow's table."""
+    """Counts of files by what became of them, and of the rows in the flow's table.
+
+    last_error: of the last file that was refused, whole or in part.
+    """
 
     flow: str
-    waiting: int
-    loaded: int
-    partial: int
-    rejected: int
-    duplicate: int
-    rows: int
-    last_file: str | None
-    last_at: datetime | None
-    last_error: str | None
-    last_error_at: datetime | None
+    waiting: int = 0
+    loaded: int = 0
+    partial: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+    rows: int = 0
+    last_file: str | None = None
+    last_status: str | None = None
+    last_at: datetime | None = None
+    last_error: str | None = None
+    last_error_id: int | None = None
+    last_error_at: datetime | None = None
 
 
 def waiting(input_dir: Path) -> Counter[str]:
@@ -41,38 +48,41 @@ def waiting(input_dir: Path) -> Counter[str]:
     return counts
 
 
+# One pass over the ledger; then the two lines of each flow by their ids.
 _FILES = """
-select f.flow, c.loaded, c.partial, c.rejected, c.duplicate,
-    last.name as last_file, last.loaded_at as last_at, bad.error as last_error, bad.loaded_at as last_error_at
-from unnest(%s::text[]) as f (flow)
-cross join lateral (
-    select count(*) filter (where status = 'loaded') as loaded,
+select c.flow, c.loaded, c.partial, c.rejected, c.duplicate,
+    last.name as last_file, last.status as last_status, last.loaded_at as last_at,
+    bad.error as last_error, bad.id as last_error_id, bad.loaded_at as last_error_at
+from (
+    select flow,
+        count(*) filter (where status = 'loaded') as loaded,
         count(*) filter (where status = 'partial') as partial,
         count(*) filter (where status = 'rejected') as rejected,
-        count(*) filter (where status = 'duplicate') as duplicate
-    from tidegate.inbound_file i where i.flow is not distinct from f.flow
+        count(*) filter (where status = 'duplicate') as duplicate,
+        max(id) as last_id,
+        max(id) filter (where error is not null) as bad_id
+    from tidegate.inbound_file group by flow
 ) c
-left join lateral (
-    select name, loaded_at from tidegate.inbound_file i
-    where i.flow is not distinct from f.flow order by id desc limit 1
-) last on true
-left join lateral (
-    select error, loaded_at from tidegate.inbound_file i
-    where i.flow is not distinct from f.flow and error is not null order by id desc limit 1
-) bad on true
+join tidegate.inbound_file last on last.id = c.last_id
+left join tidegate.inbound_file bad on bad.id = c.bad_id
 """
 
 
 def overview(connection: Connection, flows: Flows, folders: Counter[str]) -> list[FlowOverview]:
-    """One line per flow, and one for the files that belong to none."""
+    """One line per flow, and one for the files that belong to none.
+
+    folders: what `waiting` found. Files in the input root count as of no flow until they are routed.
+    """
     with connection.cursor(row_factory=dict_row) as cursor:
-        rows = {row["flow"]: row for row in cursor.execute(_FILES, [[*flows, None]]).fetchall()}
+        files = {row.pop("flow"): row for row in cursor.execute(_FILES).fetchall()}
     lines = [
-        FlowOverview(**row, waiting=folders[name], rows=_rows(connection, flows[name].sql_table.name))
-        for name, row in ((name, rows[name]) for name in flows)
+        FlowOverview(
+            flow=name, waiting=folders[name], rows=_rows(connection, flow.sql_table.name), **files.get(name, {})
+        )
+        for name, flow in flows.items()
     ]
     strangers = sum(count for folder, count in folders.items() if folder not in flows)
-    return [*lines, FlowOverview(**rows[None] | {"flow": "(no flow)"}, waiting=strangers, rows=0)]
+    return [*lines, FlowOverview(flow=NO_FLOW, waiting=strangers, **files.get(None, {}))]
 
 
 def _rows(connection: Connection, table: str) -> int:

@@ -68,7 +68,7 @@ def find(text: str, at: int, steps: Steps) -> int:
     """
     for step in steps:
         at = skip_blanks(text, at)
-        inner = _element(text, at, step) if isinstance(step, int) else _member(text, at, step)
+        inner = _element(text, at, step) if isinstance(step, int) else member(text, at, step)
         if inner is None:
             break
         at = inner
@@ -84,7 +84,8 @@ def _element(text: str, at: int, index: int) -> int | None:
     return None
 
 
-def _member(text: str, at: int, key: str) -> int | None:
+def member(text: str, at: int, key: str) -> int | None:
+    """The offset of the value of `key` in the object at `at`; what stands behind it is not looked at."""
     if text[at : at + 1] != "{":
         return None
     for name, start in members(text, at + 1):

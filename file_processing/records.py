@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from file_processing import positions
 from file_processing.batch import Batch, Malformed
-from file_processing.parsing import parse
+from file_processing.parsing import BLANKS, parse
 from file_processing.positions import START
 from file_processing.stream import MAX_RECORD_BYTES, Stream
 from models.errors import RejectFile
@@ -18,7 +18,7 @@ BATCH_BYTES = 4 << 20
 """Text parsed at a time: some 30,000 records, and ten times as much in Python objects."""
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 def batches(
@@ -31,38 +31,74 @@ def batches(
     Raises RejectFile, possibly after some batches, when the document is malformed.
     """
     head = file.read(batch_bytes)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(head) > 1 and 0 in head[:2]):
-        raise RejectFile("the text is UTF-16 or UTF-32, not UTF-8", hint="save it as UTF-8")
-    if head.startswith(_BOM):
-        head = head[len(_BOM) :] + file.read(len(_BOM))
+    _check_encoding(head)
+    if head.startswith(BOM):
+        head = head[len(BOM) :] + file.read(len(BOM))
     if _is_lines(name):
         return _lines(head, file, batch_bytes)
     further = file.read(1)
     if not further:
         return iter([_document(head, envelope)])
-    return Stream(file, head + further, envelope, batch_bytes).batches()
+    stream = Stream(file, head + further, envelope, batch_bytes)
+    if stream.enter_list():
+        return stream.batches()
+    return iter([_document(stream.buffer, envelope)])
+
+
+def _check_encoding(head: bytes) -> None:
+    """JSON starts with an ASCII character: a zero byte beside it gives UTF-16 and UTF-32 away."""
+    start = head[:4]
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 < start.count(0) < len(start):
+        raise RejectFile("the text is UTF-16 or UTF-32, not UTF-8", hint="save it as UTF-8", line=1, column=1)
+    if start and not any(start):
+        hint = "the sender wrote it while its disk was full or its machine crashed: have it sent again"
+        raise RejectFile("the file is filled with zero bytes", hint=hint, line=1, column=1)
 
 
 def _is_lines(name: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(LINE_SUFFIXES)
 
 
+def _empty() -> RejectFile:
+    return RejectFile("the file is empty", hint="no records at all are written as []")
+
+
 def _document(data: bytes, envelope: str | None) -> Batch:
-    if not data.strip():
-        raise RejectFile("the file is empty", hint="an empty list is written as []")
+    if not data.strip(BLANKS):
+        raise _empty()
     document = parse(data)
     if isinstance(document, dict) and envelope is not None and envelope in document:
         records = document[envelope]
         if not isinstance(records, list):
-            raise RejectFile(f"{envelope!r} does not hold a list", pointer=positions.pointer([envelope]))
-        return Batch(records, 0, data, to_list=[envelope], envelope=[envelope])
+            raise _no_list(data, envelope, records)
+        return Batch(records, 0, data, to_list=(envelope,), envelope=(envelope,))
     if isinstance(document, list):
-        return Batch(document, 0, data, to_list=[])
+        return Batch(document, 0, data, to_list=())
     if isinstance(document, dict):
         return Batch([document], 0, data, single=True)
     raise RejectFile(
-        f"the top level is {_kind(document)}, not a record or a list of records", pointer="", line=1, column=1
+        f"the file holds {_kind(document)}, not a record or a list of records",
+        hint=_shape(envelope),
+        pointer="",
+        line=1,
+        column=1,
     )
+
+
+def _no_list(data: bytes, envelope: str, value: object) -> RejectFile:
+    text = data.decode()
+    at = START.after(text[: positions.find(text, 0, (envelope,))])
+    return RejectFile(
+        f'"{envelope}" holds {_kind(value)}, not a list of records',
+        hint=_shape(envelope),
+        pointer=positions.pointer((envelope,)),
+        line=at.line,
+        column=at.column,
+    )
+
+
+def _shape(envelope: str | None) -> str:
+    return "send [record, …]" if envelope is None else f'send {{"{envelope}": [record, …]}}'
 
 
 def _kind(value: object) -> str:
@@ -73,6 +109,8 @@ def _kind(value: object) -> str:
             return "true or false"
         case str():
             return "a string"
+        case dict():
+            return "an object"
         case _:
             return "a number"
 
@@ -81,21 +119,21 @@ def _lines(buffer: bytes, file: io.BufferedIOBase, batch_bytes: int) -> Iterator
     first, place = 0, START
     while buffer:
         more = file.read(batch_bytes)
-        cut = len(buffer) if not more else buffer.rfind(b"\n") + 1
-        if not cut and len(buffer) > MAX_RECORD_BYTES:
-            raise RejectFile(f"a line is longer than {MAX_RECORD_BYTES} bytes", line=place.line)
-        text, buffer = buffer[:cut], buffer[cut:] + more
-        records = [_line(line) for line in text.split(b"\n") if line.strip()]
+        end = buffer.rfind(b"\n") + 1 if more else len(buffer)
+        if not end and len(buffer) > MAX_RECORD_BYTES:
+            raise RejectFile(f"a line is longer than {MAX_RECORD_BYTES >> 20} MB", line=place.line, column=1)
+        text, buffer = buffer[:end], buffer[end:] + more
+        records = [_line(line) for line in text.split(b"\n") if line.strip(BLANKS)]
         if records:
             yield Batch(records, first, text, place, lines=True)
         first += len(records)
         place = place.after(text.decode("utf-8", "replace"))
     if not first:
-        raise RejectFile("the file is empty")
+        raise _empty()
 
 
 def _line(line: bytes) -> object:
     try:
         return parse(line)
     except RejectFile as error:
-        return Malformed(error.reason)
+        return Malformed(error.reason, error.column or 1)

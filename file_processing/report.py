@@ -2,30 +2,34 @@
 
 import gzip
 import io
+import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from file_processing import filing
 from file_processing.batch import Batch
 from file_processing.ledger import Entry
+from file_processing.opening import is_packed
 from file_processing.positions import Steps
-from file_processing.validation import Problem, Refused
+from file_processing.records import LINE_SUFFIXES
+from file_processing.refusal import Problem, Refused
 from models.errors import RejectFile
 from models.ledger import FileStatus
+
+_HIDDEN = re.compile(r"\.(\d+)\.(?:errors|rejected)\.tmp")
 
 _MEMORY_BYTES = 1 << 20
 """Refused records of a file that stay in memory; more go to a temporary file."""
 
-HINT = (
-    "mend the records in the .rejected.json file and drop it again; "
-    "or mend the sender, or the flow, and call: python main.py retry {id}"
-)
-HINT_FILE = "mend the file and drop it again; or mend the flow and call: python main.py retry {id}"
+MEND_RECORDS = "the other records are loaded: mend these in the file ending in {suffix}, and drop it into {folder}"
+MEND_FILE = "nothing of it is loaded: mend the file, and drop it into {folder}"
+OR_RETRY = "; if it is the flow that is wrong, mend the flow and call: python main.py retry {id}"
 
 
 class Refusals:
@@ -63,6 +67,9 @@ class Refusals:
         for record in self:
             yield from record.problems
 
+    def __del__(self) -> None:
+        self.close()  # the file waits, and is read anew
+
     def close(self) -> None:
         if self._spool is not None:
             self._spool.close()
@@ -70,7 +77,7 @@ class Refusals:
 
 
 def whole_file(error: RejectFile) -> dict[str, Any]:
-    """The one problem of a file that is refused as a whole."""
+    """What is wrong with a file that is refused as a whole."""
     where = {"pointer": error.pointer, "line": error.line, "column": error.column}
     return {key: value for key, value in where.items() if value is not None} | {
         "reason": error.reason,
@@ -105,32 +112,45 @@ class Reports:
             _write_errors(file, entry, refusals, whole)
         if entry.status is FileStatus.PARTIAL:
             with _durable(self.records) as file:
-                if self._name.lower().endswith(".gz"):
+                if is_packed(self._name):
                     with gzip.open(file, "wb") as packed:
                         _write_records(packed, refusals)
                 else:
                     _write_records(file, refusals)
 
     def publish(self, name: str) -> None:
-        """Give the reports the name under which the file itself is kept; twice does no harm."""
-        if not self.errors.exists():
-            return
-        target = filing.reserve(self._folder, filing.with_suffix(name, ".errors.json"), self._id)
-        self.errors.replace(target)
-        if self.records.exists():
-            self.records.replace(filing.reserve(self._folder, rejected_name(name), self._id))
+        """Give the reports the name under which the file itself is kept; twice does no harm. Raises OSError."""
+        for report, visible in (
+            (self.errors, filing.with_suffix(name, ".errors.json")),
+            (self.records, rejected_name(name)),
+        ):
+            with suppress(FileNotFoundError):
+                filing.rename(report, self._folder, visible, self._id)
 
     def discard(self) -> None:
         self.errors.unlink(missing_ok=True)
         self.records.unlink(missing_ok=True)
 
 
+def hidden(folder: Path) -> set[int]:
+    """The ledger ids whose reports lie in `folder` and are not in place."""
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except FileNotFoundError:
+        return set()
+    return {int(match[1]) for match in map(_HIDDEN.fullmatch, names) if match}
+
+
 def rejected_name(name: str) -> str:
-    """`a.json` → `a.json.rejected.json`; the kind of file stays: `.jsonl`, `.gz`."""
-    packed = ".gz" if name.lower().endswith(".gz") else ""
-    plain = name[: len(name) - len(packed)]
-    kind = Path(plain).suffix.lower()
-    return filing.with_suffix(name, f".rejected{kind if kind in ('.jsonl', '.ndjson') else '.json'}{packed}")
+    """`a.json` → `a.json.rejected.json`, shortened where the file system needs it."""
+    return filing.with_suffix(name, rejected_suffix(name))
+
+
+def rejected_suffix(name: str) -> str:
+    """`.rejected.json`; the kind of file stays: `.jsonl`, `.gz`."""
+    packed = ".gz" if is_packed(name) else ""
+    kind = Path(name[: len(name) - len(packed)]).suffix.lower()
+    return f".rejected{kind if kind in LINE_SUFFIXES else '.json'}{packed}"
 
 
 @contextmanager
@@ -150,16 +170,31 @@ def _write_errors(file: IO[bytes], entry: Entry, refusals: Refusals, whole: Reje
         "status": entry.status.value,
         "records": entry.records,
         "rejected": entry.rejected,
-        "what_next": (HINT_FILE if whole else HINT).format(id=entry.id),
+        "what_next": _what_next(entry),
     }
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", write_through=True)
     text.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2] + ',\n  "errors": [')
     between = "\n    "
-    for problem in [whole_file(whole)] if whole else refusals.problems():
+    for problem in itertools.chain([whole_file(whole)] if whole else [], map(_as_json, refusals.problems())):
         text.write(between + json.dumps(problem, ensure_ascii=False))
         between = ",\n    "
     text.write("\n  ]\n}\n")
     text.detach()
+
+
+def _what_next(entry: Entry) -> str:
+    folder = f"input/{entry.flow}/" if entry.flow else "the folder of its flow below input/"
+    mend = MEND_RECORDS if entry.status is FileStatus.PARTIAL else MEND_FILE
+    return (mend + OR_RETRY).format(suffix=rejected_suffix(entry.name), folder=folder, id=entry.id)
+
+
+def _as_json(problem: Problem) -> dict[str, Any]:
+    """A problem with its value as JSON rather than as text that holds JSON; one that was cut is text."""
+    listed: dict[str, Any] = {**problem}
+    value = problem.get("value")
+    if value is not None and not value.endswith("…"):
+        listed["value"] = json.loads(value)
+    return listed
 
 
 def _write_records(file: IO[bytes] | gzip.GzipFile, refusals: Refusals) -> None:

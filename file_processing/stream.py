@@ -1,169 +1,176 @@
-"""The list of records of a document too long to stand in memory: batch by batch."""
+"""The list of records of a document too long to stand in memory: batch by batch.
+
+The text before the list (`{"sent": "…", "records": `) is kept: in the end the document, with
+`null` for its records, is checked like any other.
+"""
 
 import io
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
 import jiter
 
 from file_processing import positions
 from file_processing.batch import Batch
-from file_processing.parsing import parse
+from file_processing.parsing import BLANKS, CutOff, parse
 from file_processing.positions import START, Place, Steps
 from models.errors import RejectFile
 
 MAX_RECORD_BYTES = 16 << 20
-"""A record may not be longer; it has to stand in memory whole."""
+"""A record may not be longer, nor what stands around the list: it has to stand in memory whole."""
+
+_FIRST_KEY = re.compile(rb'\{[ \t\r\n]*"(?:[^"\\]|\\.)*"')
+_GUESSES = 3
 
 
 @dataclass(slots=True)
 class Stream:
-    """The list of records in a document too long to stand in memory."""
+    """A document on its way in: `buffer` is the text at `place`, read and not yet taken."""
 
     file: io.BufferedIOBase
     buffer: bytes
     envelope_key: str | None
     batch_bytes: int
     place: Place = START
+    head: bytes = b""
     envelope: Steps = ()
-    first: int = 0
     at_end: bool = False
 
+    def enter_list(self) -> bool:
+        """Go to the first record. False, with all of it in `buffer`, when the document holds no list of records."""
+        while (start := self._start_of_list()) is None:
+            if self.at_end:
+                return False
+            self._read_on(what="a single record, or what stands before the list,")
+        self.head = self._take(start)
+        try:
+            parse(self.head + b"null")
+        except CutOff:
+            pass  # the envelope is still open
+        self._take(1)
+        return True
+
     def batches(self) -> Iterator[Batch]:
-        self._enter_list()
-        while not self.buffer.lstrip().startswith(b"]"):
-            yield self._next()
+        """The records, after `enter_list`. Raises RejectFile where the document is malformed."""
+        first = 0
+        while self._next_byte() != b"]":
             while len(self.buffer) < self.batch_bytes and not self.at_end:
                 self._read()
+            end, records = self._whole_records()
+            place = self.place
+            yield Batch(records, first, self._take(end), place, envelope=self.envelope)
+            first += len(records)
+            self._go_over_comma()
+        self._take(1)
         self._leave_list()
+
+    def _start_of_list(self) -> int | None:
+        """The offset of the bracket that opens the list of records; `None` while it is not in sight."""
+        text = self.buffer.decode("utf-8", "surrogateescape")  # so that characters can be turned into bytes again
+        at = positions.skip_blanks(text, 0)
+        if text[at : at + 1] == "{" and self.envelope_key is not None:
+            self.envelope = (self.envelope_key,)
+            try:
+                at = positions.member(text, at, self.envelope_key) or len(text)
+            except (json.JSONDecodeError, RecursionError):
+                return None  # malformed, or cut off by the end of the buffer
+        return len(text[:at].encode("utf-8", "surrogateescape")) if text[at : at + 1] == "[" else None
+
+    def _whole_records(self) -> tuple[int, list[object]]:
+        """The records that stand whole in the buffer, at least one, and the offset where the last one ends."""
+        while True:
+            for end in self._likely_ends():
+                records = self._parsed(end)
+                if records:
+                    return end, records
+            self._read_on(what="a record", before=b"[")
+
+    def _likely_ends(self) -> Iterator[int]:
+        """Offsets where a record may end: guesses first, as a walk over all values is ten times slower.
+
+        The guess is the comma before a record that starts like the first one. Parsing proves it: a list
+        cut anywhere but between two of its elements is malformed, as a bracket or a quote stays open.
+        """
+        opening = _FIRST_KEY.match(self.buffer)
+        start = len(self.buffer) if opening else 0
+        for _ in range(_GUESSES):
+            start = self.buffer.rfind(opening[0], 0, start) if opening else 0
+            if start <= 0:
+                break
+            before = self.buffer[:start].rstrip(BLANKS)
+            if before.endswith(b","):
+                yield len(before) - 1
+        yield self._walked_end()
+
+    def _walked_end(self) -> int:
+        text = self.buffer.decode("latin-1")  # one character for each byte
+        last = before_last = 0
+        try:
+            for _, end in positions.elements(text, 0):
+                last, before_last = end, last
+        except (json.JSONDecodeError, RecursionError):
+            pass  # malformed, or cut off by the end of the buffer
+        # A number at the very end of the buffer may go on in what is not yet read.
+        return last if text[positions.skip_blanks(text, last) :][:1] in ("]", ",") else before_last
+
+    def _parsed(self, end: int) -> list[object]:
+        """The records in the first `end` bytes; none when that is not a list of whole records."""
+        try:
+            parsed = jiter.from_json(b"[" + self.buffer[:end] + b"]", allow_inf_nan=False, catch_duplicate_keys=True)
+        except ValueError:
+            return []
+        assert isinstance(parsed, list)
+        return parsed
+
+    def _go_over_comma(self) -> None:
+        before = b"[null"
+        if self._next_byte() == b",":
+            self._take(1)
+            before += b","
+        # After a record the list ends, after a comma it does not.
+        if (self._next_byte() == b"]") == before.endswith(b","):
+            self._parse(before)
+
+    def _leave_list(self) -> None:
+        """Check that what follows the list closes the document."""
+        self._next_byte()
+        while not self.at_end:
+            self._read_on(what="what stands after the list", before=self.head + b"null")
+        self._parse(self.head + b"null")
+
+    def _parse(self, before: bytes) -> None:
+        """Parse the buffer as if `before` stood before it. Raises RejectFile, CutOff too, at the right place."""
+        parse(before + self.buffer, self.place, prefix=len(before))
+
+    def _read_on(self, *, what: str, before: bytes = b"") -> None:
+        """Read more, unless the buffer shows that this would not help."""
+        try:
+            self._parse(before)
+        except CutOff:
+            if self.at_end:
+                raise
+        if len(self.buffer) > MAX_RECORD_BYTES:
+            reason = f"{what} is longer than {MAX_RECORD_BYTES >> 20} MB"
+            raise RejectFile(reason, line=self.place.line, column=self.place.column)
+        self._read()
 
     def _read(self) -> None:
         more = self.file.read(self.batch_bytes)
         self.at_end = not more
         self.buffer += more
 
-    def _advance(self, count: int) -> bytes:
+    def _next_byte(self) -> bytes:
+        """The first byte that is no blank, which then starts the buffer; none at the end of the file."""
+        while True:
+            self._take(len(self.buffer) - len(self.buffer.lstrip(BLANKS)))
+            if self.buffer or self.at_end:
+                return self.buffer[:1]
+            self._read()
+
+    def _take(self, count: int) -> bytes:
         """Take `count` bytes off the buffer, and remember where the rest stands in the file."""
         taken, self.buffer = self.buffer[:count], self.buffer[count:]
         self.place = self.place.after(taken.decode("utf-8", "replace"))
         return taken
-
-    def _enter_list(self) -> None:
-        text = self.buffer.decode("utf-8", "surrogateescape")
-        at = positions.skip_blanks(text, 0)
-        if text[at : at + 1] == "{" and self.envelope_key is not None:
-            self.envelope = [self.envelope_key]
-            at = self._list_member(text, at + 1)
-        if text[at : at + 1] != "[":
-            # Not a list within reach: parse what is there for the better message.
-            self._read_all()
-            parse(self.buffer, self.place)
-            raise RejectFile(f"a single record is longer than {self.batch_bytes} bytes")
-        self._advance(len(text[: at + 1].encode("utf-8", "surrogateescape")))
-
-    def _list_member(self, text: str, at: int) -> int:
-        """The offset of the envelope's value; what stands before it is skipped."""
-        try:
-            for name, start in positions.members(text, at):
-                if name == self.envelope_key:
-                    return start
-        except json.JSONDecodeError:
-            pass  # cut off or malformed: the caller says which
-        return len(text)
-
-    def _next(self) -> Batch:
-        cut = self._probable_cut()
-        records = self._records(cut) if cut else None
-        if records is None:
-            cut = self._certain_cut()
-            records = self._records(cut)
-        if records is None:
-            self._raise_malformed(cut)
-        place, first = self.place, self.first
-        text = self._advance(cut)
-        self.first += len(records)
-        self._drop_comma()
-        return Batch(records, first, text, place, envelope=self.envelope)
-
-    def _records(self, cut: int) -> list[object] | None:
-        """The records in the first `cut` bytes; `None` when that is not a list of whole records."""
-        try:
-            parsed = jiter.from_json(b"[" + self.buffer[:cut] + b"]", allow_inf_nan=False, catch_duplicate_keys=True)
-        except ValueError:
-            return None
-        assert isinstance(parsed, list)
-        return parsed or None
-
-    def _probable_cut(self) -> int:
-        """The comma before the last record that starts as the first one does.
-
-        A guess that is then proved: a list cut anywhere but between two of its elements
-        is not valid JSON, because a bracket or a quote stays open.
-        """
-        opening = re.match(rb'[ \t\r\n]*(\{[ \t\r\n]*"(?:[^"\\]|\\.)*")', self.buffer)
-        if opening is None or self.at_end:
-            return 0
-        last = self.buffer.rfind(opening[1])
-        before = self.buffer[: max(last, 0)].rstrip(b" \t\r\n")
-        return len(before) - 1 if before.endswith(b",") else 0
-
-    def _certain_cut(self) -> int:
-        """The end of the last whole record in the buffer, found by walking; reads on for the first one."""
-        while True:
-            text = self.buffer.decode("utf-8", "surrogateescape")
-            end = 0
-            try:
-                for span in positions.elements(text, 0):
-                    end = span[1]
-            except (json.JSONDecodeError, RecursionError):
-                pass
-            closed = text[positions.skip_blanks(text, end) :][:1]
-            # A number at the very end of the buffer may go on in what is not yet read.
-            if end and (closed in ("]", ",") or self.at_end):
-                return len(text[:end].encode("utf-8", "surrogateescape"))
-            if self.at_end or len(self.buffer) > MAX_RECORD_BYTES:
-                return len(self.buffer)
-            self._read()
-
-    def _drop_comma(self) -> None:
-        rest = self.buffer.lstrip(b" \t\r\n")
-        if rest.startswith(b","):
-            blanks = len(self.buffer) - len(rest)
-            self._advance(blanks + 1)
-            following = self.buffer.lstrip(b" \t\r\n")
-            if following.startswith(b"]"):
-                raise self._wrong("not valid JSON: a comma before the closing ]")
-        elif not rest.startswith(b"]") and (rest or self.at_end):
-            self._raise_malformed(len(self.buffer))
-
-    def _wrong(self, reason: str) -> RejectFile:
-        return RejectFile(reason, line=self.place.line, column=self.place.column)
-
-    def _raise_malformed(self, upto: int) -> NoReturn:
-        if len(self.buffer) > MAX_RECORD_BYTES:
-            raise self._wrong(f"a record is longer than {MAX_RECORD_BYTES} bytes, or malformed")
-        parse(b"[" + self.buffer[:upto] + (b"" if self.at_end else b"]"), self.place, prefix=1)
-        raise self._wrong("not valid JSON between two records")
-
-    def _read_all(self) -> None:
-        while not self.at_end and len(self.buffer) <= MAX_RECORD_BYTES:
-            self._read()
-
-    def _leave_list(self) -> None:
-        """Check that what follows the list closes the document."""
-        self._advance(len(self.buffer) - len(self.buffer.lstrip()) + 1)
-        self._read_all()
-        if len(self.buffer) > MAX_RECORD_BYTES:
-            raise self._wrong("too much text after the list of records")
-        rest = self.buffer.strip()
-        if not self.envelope:
-            if rest:
-                raise self._wrong("there is more than one document in the file")
-            return
-        # The list is replaced by null: so the rest has to read as the end of that object.
-        tail = parse(b'{"":null' + self.buffer, self.place, prefix=8)
-        if isinstance(tail, dict) and self.envelope_key in tail:
-            raise self._wrong(f"the key {self.envelope_key!r} stands twice")

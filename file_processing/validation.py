@@ -2,44 +2,23 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
-from file_processing import positions
-from file_processing.batch import Batch, Malformed
-from file_processing.positions import Place, Steps
+from file_processing.batch import Batch
+from file_processing.refusal import VALUE_CHARACTERS, Reason, Refused, clean, reasons_of, refuse
 from models.flow import Flow
 
-VALUE_CHARACTERS = 200
-"""As much of a refused value is shown in a report."""
+DRIFT_NAMES = 100
+"""So many fields that the flow does not know are named, of every batch."""
 
 Row = tuple[object, ...]
 """The values of `Flow.columns`, in that order."""
-
-
-class Problem(TypedDict):
-    """One reason why one record is refused, as it stands in the report and in the ledger."""
-
-    record: int
-    pointer: str
-    line: int
-    column: int
-    value: NotRequired[str]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A record that does not load: its own text, and at least one problem."""
-
-    position: int
-    text: str
-    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,34 +49,46 @@ class Validator:
 
     def check(self, batch: Batch) -> Checked:
         """Validate every record of the batch; every reason of every bad record is told."""
-        reasons: dict[int, list[_Reason]] = {}
+        reasons: dict[int, list[Reason]] = {}
         good: Sequence[int] = range(len(batch.records))
         try:
             valid = self._list.validate_python(batch.records)
         except ValidationError as error:
-            reasons = _reasons(error, batch.records)
+            reasons = reasons_of(error, batch.records)
             good = [index for index in good if index not in reasons]
             valid = self._list.validate_python([batch.records[index] for index in good])
         except Exception:  # noqa: BLE001  # the flow's own validators may fail in any way
             good, valid, reasons = self._one_by_one(batch.records)
+        if batch.single and reasons:
+            reasons = self._not_a_record(batch.records[0]) or reasons
         rows, of_records = self._to_rows(batch, good, valid, reasons)
         refused = refuse(batch, reasons)
         return Checked(len(batch.records), rows, of_records, refused, self._drift(batch.records), batch)
 
-    def _one_by_one(self, records: Sequence[object]) -> "tuple[list[int], list[Any], dict[int, list[_Reason]]]":
+    def _one_by_one(self, records: Sequence[object]) -> tuple[list[int], list[Any], dict[int, list[Reason]]]:
         good, valid, reasons = [], [], {}
         for index, record in enumerate(records):
             try:
                 valid += self._list.validate_python([record])
                 good.append(index)
             except ValidationError as error:
-                reasons[index] = _reasons(error, [record])[0]
+                reasons[index] = reasons_of(error, [record])[0]
             except Exception as error:  # noqa: BLE001
-                reasons[index] = [_Reason((), f"flow {self.flow.name} cannot check it: {_named(error)}")]
+                reasons[index] = [Reason((), f"flow {self.flow.name} cannot check it: {_named(error)}")]
         return good, valid, reasons
 
+    def _not_a_record(self, record: object) -> dict[int, list[Reason]]:
+        """For a file that holds one object: nothing of it is a record's, so its form is what is wrong."""
+        if not isinstance(record, dict) or not self._known.isdisjoint(record):
+            return {}
+        envelope = self.flow.envelope
+        form = "a list of records" if envelope is None else f'{{"{envelope}": [record, …]}}'
+        keys = ", ".join(json.dumps(name[:VALUE_CHARACTERS], ensure_ascii=False) for name in list(record)[:5])
+        has = f"its keys are {keys}" + (", …" if len(record) > 5 else "") if record else "it is empty"
+        return {0: [Reason((), f"neither a record of {self.flow.name} nor {form}: {has}")]}
+
     def _to_rows(
-        self, batch: Batch, good: Sequence[int], valid: list[Any], reasons: "dict[int, list[_Reason]]"
+        self, batch: Batch, good: Sequence[int], valid: list[Any], reasons: dict[int, list[Reason]]
     ) -> tuple[list[Row], list[int]]:
         if self.flow.to_rows is None:
             return list(map(self._row, valid)), [batch.first + index for index in good]
@@ -108,7 +99,7 @@ class Validator:
                 of_record = [self._row(row) for row in self.flow.to_rows(record)]
             except Exception as error:  # noqa: BLE001  # the flow's own function may fail in any way
                 text = f"flow {self.flow.name} cannot turn it into rows: {_named(error)}"
-                reasons[index] = [_Reason((), text)]
+                reasons[index] = [Reason((), text)]
                 continue
             rows += of_record
             from_record += [batch.first + index] * len(of_record)
@@ -117,7 +108,10 @@ class Validator:
     def _drift(self, records: Sequence[object]) -> Counter[str]:
         objects = [record for record in records if isinstance(record, dict)]
         unknown = cast("set[str]", set().union(*objects)) - self._known
-        return Counter(name for name in unknown for record in objects if name in record)
+        if not unknown:
+            return Counter()
+        seen = Counter(name for record in objects for name in record if name in unknown)
+        return Counter({clean(name[:VALUE_CHARACTERS]): count for name, count in seen.most_common(DRIFT_NAMES)})
 
 
 def _named(error: Exception) -> str:
@@ -125,8 +119,28 @@ def _named(error: Exception) -> str:
 
 
 def _known_fields(flow: Flow) -> frozenset[str]:
-    schema = TypeAdapter(flow.record).json_schema(by_alias=True)
-    return frozenset(schema.get("properties", {}))
+    """The names by which a record's fields may be sent."""
+    if not issubclass(flow.record, BaseModel):
+        return frozenset(TypeAdapter(flow.record).json_schema(by_alias=True).get("properties", {}))
+    names: set[str] = set()
+    for name, field in flow.record.model_fields.items():
+        names.update(_spellings(field.validation_alias))
+        config = flow.record.model_config
+        if field.validation_alias is None or config.get("populate_by_name") or config.get("validate_by_name"):
+            names.add(name)
+    return frozenset(names)
+
+
+def _spellings(alias: str | AliasPath | AliasChoices | None) -> set[str]:
+    match alias:
+        case None:
+            return set()
+        case AliasChoices():
+            return set().union(*map(_spellings, alias.choices))
+        case AliasPath():
+            return {str(alias.path[0])}
+        case _:
+            return {alias}
 
 
 def _row_function(flow: Flow) -> Callable[[Any], Row]:
@@ -145,76 +159,3 @@ def _row_function(flow: Flow) -> Callable[[Any], Row]:
         return tuple(map(row.get, columns))
 
     return tolerant
-
-
-@dataclass(frozen=True, slots=True)
-class _Reason:
-    steps: Steps
-    text: str
-    value: object = ...
-
-
-def _reasons(error: ValidationError, records: Sequence[object]) -> dict[int, list[_Reason]]:
-    reasons: dict[int, list[_Reason]] = {}
-    for detail in error.errors(include_url=False, include_context=False):
-        index, *steps = detail["loc"]
-        assert isinstance(index, int)
-        record = records[index]
-        if isinstance(record, Malformed):
-            reasons[index] = [_Reason((), record.reason)]
-            continue
-        reason = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        missing = detail["type"] == "missing"
-        text = f"{steps[-1]} is missing" if missing and steps else reason
-        value = ... if missing or not steps else detail["input"]
-        reasons.setdefault(index, []).append(_Reason(tuple(steps), text, value))
-    return reasons
-
-
-def refuse(batch: Batch, reasons: "Mapping[int, Iterable[_Reason]]") -> list[Refused]:
-    """Say of each bad record where it stands, and why it is refused. Walks the text once."""
-    refused: list[Refused] = []
-    if not reasons:
-        return refused
-    text, place, placed = batch.decoded, batch.place, 0
-    for index, (start, end) in enumerate(batch.spans()):
-        if index not in reasons:
-            continue
-        place, placed = place.after(text[placed:start]), start
-        problems = tuple(_problem(batch, index, reason, text[start:end], place) for reason in reasons[index])
-        refused.append(Refused(batch.first + index, text[start:end], problems))
-    return refused
-
-
-def refuse_by_database(batch: Batch, reasons: Mapping[int, str]) -> list[Refused]:
-    """The same for records, by index in the batch, that the database would not take."""
-    return refuse(batch, {index: [_Reason((), text)] for index, text in reasons.items()})
-
-
-def _problem(batch: Batch, index: int, reason: _Reason, text: str, place: Place) -> Problem:
-    at = Place(place.line, place.column)
-    if reason.steps:
-        try:
-            at = place.after(text[: positions.find(text, 0, reason.steps)])
-        except json.JSONDecodeError:
-            pass  # the line of a JSON Lines file that is no JSON: its start will do
-    problem = Problem(
-        record=batch.first + index,
-        pointer=positions.pointer((*batch.steps(index), *reason.steps)),
-        line=at.line,
-        column=at.column,
-        reason=reason.text,
-    )
-    if reason.value is not ...:
-        problem["value"] = shown(reason.value)
-    return problem
-
-
-def shown(value: object) -> str:
-    """A refused value as JSON, cut so that a report stays readable."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=repr)
-    except ValueError:  # an integer of more digits than Python writes
-        text = f"a {type(value).__name__} too large to show"
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"

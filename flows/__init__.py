@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import re
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -41,7 +42,9 @@ def _declared(name: str, path: Path) -> Flow:
     try:
         flow = getattr(_load(name, path), "FLOW", None)
     except Exception as error:
-        raise StopDaemon(f"{path} does not import: {type(error).__name__}: {error}") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f", line {lines[-1]}," if lines else ""
+        raise StopDaemon(f"{path}{where} does not import: {type(error).__name__}: {error}") from error
     if not isinstance(flow, Flow):
         raise StopDaemon(f"{path} declares no flow", hint="a flow's file ends with FLOW = Flow(...)")
     return dataclasses.replace(flow, name=name)
@@ -56,5 +59,9 @@ def _load(name: str, path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
     return module

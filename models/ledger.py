@@ -24,9 +24,9 @@ class FileStatus(StrEnum):
 class InboundFile(Base):
     """One dropped file, written in the transaction that loads it.
 
-    `filed_at` is null between the commit and the move out of `input/`: after a crash
-    it tells that the file only needs to be moved. `reload` asks for a file whose content
-    is known to be loaded again the next time it is seen.
+    `path` is where it lay. `filed_at` is null between the commit and the move out of
+    `input/`: after a crash it tells that the file there only needs to be moved. `reload`
+    asks for a file whose content is known to be loaded again the next time it is seen.
     """
 
     __tablename__ = "inbound_file"
@@ -41,7 +41,7 @@ class InboundFile(Base):
             postgresql_where=text("status in ('loaded', 'partial') and superseded_by is null"),
         ),
         Index("inbound_file_content", "sha256"),
-        Index("inbound_file_unfiled", "name", postgresql_where=text("filed_at is null")),
+        Index("inbound_file_unfiled", "flow", postgresql_where=text("filed_at is null")),
         Index("inbound_file_recent", "flow", "id"),
         {"schema": SCHEMA},
     )
@@ -49,6 +49,7 @@ class InboundFile(Base):
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     flow: Mapped[str | None] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)
+    path: Mapped[str | None] = mapped_column(Text)
     sha256: Mapped[bytes | None] = mapped_column(LargeBinary)
     bytes: Mapped[int] = mapped_column(BigInteger)
     status: Mapped[str] = mapped_column(Text)

@@ -55,6 +55,7 @@ def test_nothing_is_sent_without_systemd(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("soon", None, None),
         (None, None, None),
     ],
+    ids=["no pid", "our pid", "another's pid", "off", "no number", "no systemd"],  # a pid differs in xdist's workers
 )
 def test_watchdog_is_pinged_at_half_its_time(
     monkeypatch: pytest.MonkeyPatch, usec: str | None, pid: str | None, interval: float | None

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger, primary_key=True),
         sa.Column("flow", sa.Text),
         sa.Column("name", sa.Text, nullable=False),
+        sa.Column("path", sa.Text),
         sa.Column("sha256", sa.LargeBinary),
         sa.Column("bytes", sa.BigInteger, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
@@ -51,7 +52,7 @@ def upgrade() -> None:
     op.create_index(
         "inbound_file_unfiled",
         "inbound_file",
-        ["name"],
+        ["flow"],
         schema="tidegate",
         postgresql_where=sa.text("filed_at is null"),
     )

@@ -1,0 +1,100 @@
+"""What is to be done with each file of a group, by what the ledger knows of its content."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from file_processing import routing
+from file_processing.ledger import Known
+from file_processing.opening import Identity
+from file_processing.outcome import Dropped
+from file_processing.report import Refusals
+from file_processing.validation import Checked
+from models.errors import FileGone, RejectFile, RetryLater
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A file on its way into the database.
+
+    batches: what its records came to; a long file gives them only once.
+    refused: why it is refused as a whole, known from the start or found on the way.
+    skipped: why nothing is done with it now.
+    lands: whether its good records may load.
+    """
+
+    dropped: Dropped
+    identity: Identity
+    sha256: bytes | None = None
+    batches: Iterable[Checked] = ()
+    refused: RejectFile | None = None
+    skipped: FileGone | RetryLater | None = None
+    lands: bool = True
+    records: int = 0
+    refusals: Refusals = field(default_factory=Refusals)
+    drift: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        """As the sender called it, printable."""
+        return routing.printable(self.dropped.path.name)
+
+    @property
+    def place(self) -> str:
+        """Where it lies, printable."""
+        return routing.printable(str(self.dropped.path))
+
+    def take(self, checked: Checked) -> None:
+        """Count a batch in."""
+        self.records += checked.records
+        self.drift.update(checked.drift)
+        self.refusals.add(checked.refused, checked.batch)
+
+    def refuse(self, error: RejectFile) -> None:
+        self.refused, self.lands = error, False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the ledger says is to be done with a file."""
+
+    file: Incoming
+    file_id: int
+    resumes: Known | None = None
+    duplicate_of: int | None = None
+    supersedes: int | None = None
+
+    @property
+    def lands(self) -> bool:
+        return self.file.lands and self.resumes is None and self.duplicate_of is None
+
+
+def plan(files: Sequence[Incoming], ids: Iterable[int], known: Iterable[Known], *, moves: bool) -> list[Plan]:
+    """A plan for each file, in their order.
+
+    known: the ledger's lines of these contents.
+    moves: the files are moved when they are done, so that a line not filed yet may be theirs.
+    """
+    loaded: dict[bytes | None, Known] = {}
+    unfiled: dict[tuple[bytes | None, str | None], Known] = {}
+    for line in known:
+        if moves and not line.filed:
+            unfiled[line.sha256, line.path] = line
+        if line.loaded:
+            loaded[line.sha256] = line
+    first: dict[bytes | None, int] = {}
+    plans = []
+    for file, file_id in zip(files, ids, strict=True):
+        before, resumes = loaded.get(file.sha256), unfiled.get((file.sha256, file.place))
+        if resumes is not None:
+            made = Plan(file, file_id, resumes=resumes)
+        elif file.sha256 in first:
+            made = Plan(file, file_id, duplicate_of=first[file.sha256])
+        elif before is not None and before.reload:
+            made = Plan(file, file_id, supersedes=before.id)
+        else:
+            made = Plan(file, file_id, duplicate_of=before.id if before else None)
+        if made.lands and file.sha256 is not None:
+            first[file.sha256] = file_id
+        plans.append(made)
+    return plans

@@ -1,0 +1,23 @@
+"""Flows that only a test has: written into a folder, and forgotten afterwards."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.tables import Base
+
+
+@contextmanager
+def flow_files(folder: Path, **texts: str) -> Iterator[Path]:
+    """A folder of flows by name; what they declare in this process is forgotten at the end."""
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / f"{name}.py").write_text(text)
+    tables = {*Base.metadata.tables}
+    yield folder
+    for name in {*Base.metadata.tables} - tables:
+        Base.metadata.remove(Base.metadata.tables[name])
+    for name in texts:
+        if (module := sys.modules.pop(f"flows.{name}", None)) is not None:
+            Base.registry._dispose_cls(module.FLOW.table)

@@ -38,6 +38,9 @@ FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 """What cannot be loaded now is tried again after pauses that grow from the first to the longest."""
 
+TELL_SECONDS = 0.25
+"""How often, at most, `status` is told how it goes: looking at all that waits takes time in a burst."""
+
 SHOWN_WAITING = 100
 """So many waiting files `status` names; it counts the others in the folder itself."""
 
@@ -86,6 +89,7 @@ class Daemon:
         self._told: dict[Path, str] = {}
         self._stop_reason: StopDaemon | None = None
         self._ping_at = 0.0
+        self._tell_at = 0.0
 
     def run(self) -> None:
         """Work until `stopping` is set. Raises StopDaemon when going on would be wrong."""
@@ -220,6 +224,10 @@ class Daemon:
         """Tell `status` and systemd how it goes."""
         if not self._inbox.is_alive():
             raise StopDaemon("the observer's thread has ended")
+        now = time.monotonic()
+        if now < self._tell_at:
+            return
+        self._tell_at = now + TELL_SECONDS
         fault = next(iter(self._faults()), None)
         self._publish(
             state=Phase.WAITING_FOR_DATABASE if fault else Phase.WATCHING,
@@ -227,7 +235,6 @@ class Daemon:
             waiting=tuple(itertools.islice(self._waiting(), SHOWN_WAITING)),
             counters={key: int(value) for key, value in dataclasses.asdict(self._inbox.status()).items()},
         )
-        now = time.monotonic()
         if now >= self._ping_at:
             self._ping_at = now + (systemd.watchdog_interval_seconds() or LONGEST_PAUSE_SECONDS)
             systemd.notify("WATCHDOG=1", f"STATUS={fault.text if fault else 'watching'}")

@@ -38,21 +38,22 @@ class Filer:
         milliseconds = (time.perf_counter() - started) * 1000 / max(len(loaded), 1)
         outcomes = []
         for done in loaded:
-            waits = None
+            place, waits = None, None
             try:
-                self._put(done, refused if done.status is FileStatus.REJECTED else archived)
+                place = self._put(done, refused if done.status is FileStatus.REJECTED else archived)
             except RetryLater as error:
                 waits = error
             done.file.refusals.close()
             outcomes.append(Outcome(done.file.dropped, flow, done.status, done.ledger_id, done.entry, waits))
-            outcome.log(outcomes[-1], milliseconds)
+            if done.entry is not None or place is not None:
+                outcome.log(outcomes[-1], milliseconds)
         return outcomes
 
-    def _put(self, done: Loaded, folder: Path) -> None:
+    def _put(self, done: Loaded, folder: Path) -> Path | None:
+        """The file's new place; `None` when it stays, or somebody else has moved it. Raises RetryLater."""
         path = done.file.dropped.path
-        name = path.name
+        name, place = path.name, None
         if not self._keep:
-            place = None
             try:
                 place = filing.move(path, folder, _storable(name), done.ledger_id, done.file.identity)
                 name = place.name
@@ -64,6 +65,7 @@ class Filer:
                 self._loader.reports(done.file, done.ledger_id).publish(name)
             except OSError as error:
                 logger.warning("{}: its report stays under a hidden name until the next start: {}", name, error)
+        return place
 
 
 def _storable(name: str) -> str:

@@ -49,8 +49,7 @@ def log(outcome: Outcome, milliseconds: float) -> None:
     what = f"{outcome.flow or '(no flow)'} #{outcome.ledger_id} {name}"
     bound = {"flow": outcome.flow, "file": name, "ledger_id": outcome.ledger_id}
     if entry is None:
-        if outcome.waits is None:
-            logger.bind(**bound).info("{}: was {} before, filed now", what, outcome.status)
+        logger.bind(**bound).info("{}: was {} before, filed now", what, outcome.status)
         return
     counts = {count: getattr(entry, count) for count in _COUNTS}
     told = "".join(f" {count}={value}" for count, value in counts.items() if value)

@@ -39,7 +39,7 @@ def started(site: Site) -> "subprocess.Popen[str]":
     process = site.start()
     eventually(
         lambda: [d for d in daemon_state.running(site.settings.data_dir) if d.state is Phase.WATCHING],
-        timeout=20,
+        timeout=40,
         what="a daemon at work",
     )
     return process

@@ -48,7 +48,8 @@ FLOW = Flow(record=Reading, table=SensorRow)
 
 
 HOLDERS = """
-select application_name from pg_stat_activity join pg_locks using (pid) where locktype = 'advisory' and granted
+select application_name from pg_stat_activity join pg_locks using (pid)
+where locktype = 'advisory' and granted and datname = current_database()
 """
 
 FULL_DISK = """
@@ -80,7 +81,7 @@ def two(site: Site) -> Site:
     """A site with two daemons as processes of their own."""
     for _ in range(2):
         site.start()
-    eventually(lambda: watching(site) == 2, timeout=20, what="two daemons at work")
+    eventually(lambda: watching(site) == 2, timeout=40, what="two daemons at work")
     return site
 
 
@@ -217,7 +218,7 @@ def test_files_keep_their_order_while_the_database_fails(sensors: Site) -> None:
 def test_two_daemons_keep_the_order_too(sensors: Site) -> None:
     for _ in range(2):
         sensors.start(FLOWS_DIR=str(sensors.settings.flows_dir))
-    eventually(lambda: watching(sensors) == 2, timeout=20, what="two daemons at work")
+    eventually(lambda: watching(sensors) == 2, timeout=40, what="two daemons at work")
     readings(sensors, range(300))
     lines = sensors.settled(300)
     assert [line["name"] for line in lines] == [f"{999 - n}.json" for n in range(300)]

@@ -96,10 +96,11 @@ class _Sink:
 
 def as_text(record: "Record") -> str:
     """Time, level and message, on one line but for a traceback."""
-    time = record["time"].astimezone(UTC)
-    message = record["message"].translate(_CONTROLS)
-    line = f"{time:%Y-%m-%d %H:%M:%S}.{time.microsecond // 1000:03}Z | {record['level'].name:<7} | {message}\n"
-    return line + _traceback(record)
+    time = record["time"].astimezone(UTC).isoformat(" ", "milliseconds").replace("+00:00", "Z")
+    message = record["message"]
+    if not message.isprintable():
+        message = message.translate(_CONTROLS)
+    return f"{time} | {record['level'].name:<7} | {message}\n" + _traceback(record)
 
 
 def as_json(record: "Record") -> str:

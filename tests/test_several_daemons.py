@@ -47,9 +47,9 @@ FLOW = Flow(record=Reading, table=SensorRow)
 '''
 
 
-HOLDERS = """
+STUCK = """
 select application_name from pg_stat_activity join pg_locks using (pid)
-where locktype = 'advisory' and granted and datname = current_database()
+where relation = 'vehicles_status'::regclass and not granted and datname = current_database()
 """
 
 FULL_DISK = """
@@ -133,7 +133,7 @@ def test_the_work_of_a_killed_daemon_goes_to_the_other(two: Site) -> None:
         other.execute("lock table vehicles_status in share mode")
         for n in range(20):
             two.drop(f"{n}.json", reports(f"v{n}"), flow="vehicle_status")
-        (name,) = eventually(lambda: two.query(HOLDERS), what="a daemon that holds the flow")
+        (name,) = eventually(lambda: two.query(STUCK), what="a daemon in the middle of loading")
         pid = int(name["application_name"].rpartition(":")[2])
         os.kill(pid, signal.SIGKILL)
     lines = two.settled(20)

@@ -128,7 +128,9 @@ def test_a_value_is_shown_as_json_and_cut(value: object, shown: str | None) -> N
 
 
 things = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5)
+    ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(st.one_of(st.text(max_size=3), st.sampled_from(["vehicle_id", "orderNo"])), inner, max_size=3),

@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 from loguru import logger
 
-from commands import database, load, look, run as running
+from commands import database, load, look, retry, run as running, send
 from commands.console import ALL_WELL, WRONG_USE, complain
 from models.errors import TidegateError
 
@@ -21,7 +21,8 @@ app.command()(running.run)
 app.command()(load.ingest)
 app.command()(look.status)
 app.command()(look.files)
-app.command()(load.retry)
+app.command()(retry.retry)
+app.command()(send.emit)
 app.command()(look.trace)
 app.command("flows")(look.list_flows)
 app.command()(database.check)

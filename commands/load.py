@@ -14,23 +14,17 @@ from commands.console import (
     ALL_WELL,
     COUNTS,
     REJECTED,
-    WRONG_USE,
-    FlowOption,
-    complain,
     counts,
     err,
     out,
-    plural,
     print_json,
 )
 from commands.site import named, opened
-from file_processing import ingest as ingesting, ledger, retry as retrying
+from file_processing import ingest as ingesting
 from file_processing.outcome import Outcome
 from file_processing.overview import NO_FLOW
 from file_processing.routing import printable
-from models.errors import TidegateError
 from models.ledger import FileStatus
-from services import daemon_state
 
 
 def ingest(
@@ -52,7 +46,7 @@ def ingest(
 
     Examples:
 
-      python main.py ingest sample_files
+      python main.py ingest sample_files/vehicle_status/*.json
 
       python main.py ingest --flow work_orders --json order.json | jq .status
     """
@@ -121,54 +115,3 @@ def show(outcome: Outcome, *, width: int) -> None:
     line = f"{status:<9}  {number:<5}  {flow:<{width}}  {printable(str(outcome.dropped.path))}"
     bad = status not in (FileStatus.LOADED, FileStatus.DUPLICATE)
     out.print("  ".join([line, *what]), style="red" if bad else None)
-
-
-def retry(
-    ledger_ids: Annotated[
-        list[int] | None,
-        typer.Argument(metavar="LEDGER_ID", help="As `files` shows them.", show_default=False),
-    ] = None,
-    all_rejected: Annotated[
-        bool, typer.Option("--all-rejected", help="Every rejected file that is still kept.", show_default=False)
-    ] = False,
-    flow: FlowOption = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also what is loaded: it is loaded once more.", show_default=False)
-    ] = False,
-) -> None:
-    """Put filed files back into the input folder, to be handled once more.
-
-    Mend a rejected file where it lies, in REJECTED_DIR, or mend its flow; then retry it.
-
-    Examples:
-
-      python main.py retry 17
-
-      python main.py retry --all-rejected --flow work_orders
-    """
-    if bool(ledger_ids) == all_rejected:
-        raise typer.BadParameter("name LEDGER_IDs, or give --all-rejected")
-    if flow is not None and not all_rejected:
-        raise typer.BadParameter("--flow narrows --all-rejected: a LEDGER_ID needs none")
-    failed = False
-    with opened() as site, site.connection() as connection:
-        named(site.flows, flow)
-        wanted = list(dict.fromkeys(ledger_ids or [line.id for line in ledger.kept_rejected(connection, flow)]))
-        lines = {line.id: line for line in ledger.by_id(connection, wanted)}
-        connection.commit()
-        put = 0
-        for ledger_id in wanted:
-            try:
-                if ledger_id not in lines:
-                    raise TidegateError(f"there is no #{ledger_id} in the ledger", hint="`files` lists them")
-                place = retrying.put_back(connection, lines[ledger_id], site.settings.input_dir.resolve(), force=force)
-                put += 1
-                out.print(f"#{ledger_id} put back as {printable(str(place))}")
-            except TidegateError as error:
-                failed = True
-                complain(error)
-        if not wanted:
-            out.print("no rejected file is kept")
-        elif put and not daemon_state.running(site.settings.data_dir):
-            out.print(f"No daemon runs here: {plural(put, 'file')} will load when one starts, python main.py run")
-    raise typer.Exit(WRONG_USE if failed else ALL_WELL)

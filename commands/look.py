@@ -33,7 +33,7 @@ from services.db import engine as databases
 from settings import Settings
 
 SHOWN_WAITING = 10
-_STATUS_COLUMNS = ("waiting", "loaded", "partial", "rejected", "duplicate", "rows")
+_STATUS_COLUMNS = ("waiting", "loaded", "partial", "rejected", "duplicate", "rows", "unsynced")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,6 +102,8 @@ def show_status(health: Health) -> None:
         if daemon.fault:
             hint = f" ({daemon.fault.hint})" if daemon.fault.hint else ""
             out.print(f"          {daemon.fault.text}{hint}, since {moment(daemon.fault.since)}", style="red")
+        for name, reason in daemon.outbound.items():
+            out.print(f"          outbound files of {name} wait: {reason}", style="red")
         for name, reason in daemon.waiting[:SHOWN_WAITING]:
             out.print(f"          waits: {printable(name)}: {reason}")
         if len(daemon.waiting) > SHOWN_WAITING:
@@ -121,12 +123,22 @@ def show_status(health: Health) -> None:
         return
     out.print()
     rows = [(line.flow, *(getattr(line, name) for name in _STATUS_COLUMNS), "") for line in health.flows]
-    aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 7)))
-    told = [line for line in health.flows if line.last_file is not None]
-    for line in told:
+    aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 1 + len(_STATUS_COLUMNS))))
+    for line in health.flows:
+        if not (line.last_file or line.outbound_file or line.outbound_error or line.set_aside):
+            continue
         out.print()
         out.print(f"{line.flow}")
-        out.print(f"  last file   {when(line.last_at)}  {line.last_file}, {line.last_status}")
+        if line.last_file is not None:
+            out.print(f"  last file   {when(line.last_at)}  {line.last_file}, {line.last_status}")
+        if line.outbound_file is not None:
+            out.print(f"  outbound    {when(line.outbound_at)}  {line.outbound_file}")
+        if line.outbound_error is not None:
+            out.print(f"  outbound waits: {line.outbound_error}", style="red")
+        if line.set_aside:
+            out.print(
+                f"  set aside   {plural(line.set_aside, 'row')} cannot go out: {line.set_aside_error}", style="red"
+            )
         if line.last_error is not None:
             out.print(f"  last error  {when(line.last_error_at)}  #{line.last_error_id} {line.last_error}")
 
@@ -211,6 +223,9 @@ def trace(
     rows = [(name, exactly(value)) for name, value in found.row.items()]
     rows += [("inserted at", moment(found.own["inserted_at"])), ("changed at", moment(found.own["changed_at"]))]
     rows.append(("came from", origin(found.came_from, found.own["record_position"])))
+    if found.carried_by is not None:
+        sent = found.carried_by
+        rows.append(("went out in", f"#{sent.id} {sent.name}, written {when(sent.written_at)}"))
     if found.replaced is not None:
         rows.append(("replaced", origin(found.replaced, found.own["replaced_position"])))
     aligned(rows)

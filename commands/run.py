@@ -53,6 +53,7 @@ def run() -> None:
                 settle_seconds=settings.settle_seconds,
             ),
             handler=site.handler(keep=False, stopping=stopping),
+            writer=site.writer(stopping),
             publisher=publisher,
             recover=database.recover,
             workers=settings.workers,
@@ -86,7 +87,7 @@ def welcome(site: Site) -> None:
     folder = site.settings.input_dir
     out.print(f"Watching  {folder.resolve()}/ and its folders: {', '.join(site.flows)}")
     out.print(f"Database  {site.database.uri}" + ("  (embedded)" if site.database.embedded else ""))
-    sample = next((path for flow in site.flows for path in sorted((SAMPLES / flow).glob("*"))), None)
+    sample = next((path for flow in site.flows for path in sorted((SAMPLES / flow).glob("*.*"))), None)
     if sample is not None:
         out.print(f"Try       cp {from_here(sample)} {folder}/{sample.parent.name}/")
     out.print(f"Then      {this_program()} files     (from another terminal; --help shows more)")

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import flows as flow_folder
 import settings as settings_module
 from file_processing.filing import Cabinet
 from file_processing.handler import Handler
+from file_processing.writer import Writer
 from flows import Flows
 from models.errors import StopDaemon, TidegateError
 from services import log
@@ -50,6 +52,22 @@ class Site:
             keep=keep,
             **options,
         )
+
+    def writer(self, stopping: threading.Event) -> Writer:
+        return Writer(
+            self.flows,
+            self.settings.output_dir.resolve(),
+            node=node(),
+            connect=self.database.connect,
+            recover=self.database.recover,
+            stopping=stopping,
+        )
+
+    @contextmanager
+    def own_connection(self) -> Iterator[Connection]:
+        """A connection outside the pool, in autocommit mode; the database's errors come out as ours."""
+        with sqlstate.translated(), self.database.connect() as connection:
+            yield connection
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

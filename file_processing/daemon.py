@@ -21,6 +21,7 @@ from file_processing import routing
 from file_processing.handler import GROUP_FILES, Handler
 from file_processing.ledger import FlowBusy
 from file_processing.outcome import Dropped, Outcome
+from file_processing.writer import Writer
 from models.errors import FileGone, RejectFile, RetryLater, StopDaemon, TidegateError
 from models.flow import Flow
 from services import systemd
@@ -74,6 +75,7 @@ class Daemon:
         *,
         inbox: Inbox,
         handler: Handler,
+        writer: Writer,
         publisher: Publisher,
         recover: Callable[[], None],
         workers: int,
@@ -81,6 +83,7 @@ class Daemon:
     ) -> None:
         self._inbox = inbox
         self._handler = handler
+        self._writer = writer
         self._publisher = publisher
         self._recover = recover
         self._stopping = stopping
@@ -94,6 +97,7 @@ class Daemon:
     def run(self) -> None:
         """Work until `stopping` is set. Raises StopDaemon when going on would be wrong."""
         self._inbox.start()
+        self._writer.start()
         try:
             while not self._stopping.is_set():
                 self._start_lanes()
@@ -105,6 +109,7 @@ class Daemon:
             self._publish(state=Phase.STOPPING)
             systemd.notify("STOPPING=1")
             self._pool.shutdown(wait=True, cancel_futures=True)
+            self._writer.join()
             self._inbox.stop()
         if self._stop_reason is not None:
             raise self._stop_reason
@@ -232,6 +237,7 @@ class Daemon:
         self._publish(
             state=Phase.WAITING_FOR_DATABASE if fault else Phase.WATCHING,
             fault=fault,
+            outbound=self._writer.faults(),
             waiting=tuple(itertools.islice(self._waiting(), SHOWN_WAITING)),
             counters={key: int(value) for key, value in dataclasses.asdict(self._inbox.status()).items()},
         )

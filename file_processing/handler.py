@@ -198,7 +198,10 @@ class Handler:
     def _batches(self, validator: Validator, source: OpenFile, incoming: Incoming) -> Iterator[Checked]:
         try:
             content = opening.content(source, max_bytes=self._max_bytes)
-            for batch in records.batches(content, name=source.path.name, envelope=validator.flow.envelope):
+            flow = validator.flow
+            for batch in records.batches(
+                content, name=source.path.name, envelope=flow.envelope, exact=flow.exact_numbers
+            ):
                 checked = validator.check(batch)
                 incoming.take(checked)
                 self._progress(len(batch.text))

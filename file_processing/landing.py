@@ -6,28 +6,33 @@ says nothing new is not written at all.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import Connection, sql
-from sqlalchemy import Column, Dialect
+from psycopg import Connection, Cursor, sql
+from sqlalchemy import Column, Dialect, Table
 from sqlalchemy.dialects import postgresql
 
-from file_processing.validation import Row
+from file_processing.validation import ChildRows, Row
 from models.errors import RejectFile
-from models.flow import Flow
+from models.flow import CHILDREN_DIGEST, Flow
 from services.db import sqlstate
+from services.db.triggers import LOADING
 
 
 class Landing(NamedTuple):
-    """One row on its way: its values, and the file and record it comes from."""
+    """One row on its way: its values, and the file and record it comes from.
+
+    children: its rows for each table of children; `None` leaves what is there.
+    """
 
     values: Row
     file_id: int
     position: int
+    children: ChildRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,49 @@ _WIDE = {"smallint": "bigint", "integer": "bigint", "real": "double precision"}
 
 _CREATE = """
 create temporary table if not exists {stage} on commit delete rows as
-select {wide}, source_file_id, record_position from {table} with no data
+select {wide}, 0::bigint as source_file_id, 0 as record_position from {table} with no data
 """
 
 _DESCRIBE = "select {columns}, source_file_id, record_position from {stage} limit 0"
 
 _COPY = "copy {stage} ({columns}, source_file_id, record_position) from stdin (format binary)"
+
+
+class _Stage:
+    """A temporary table that takes rows for some columns of a table by binary COPY."""
+
+    def __init__(self, flow: Flow, table: Table, columns: Sequence[str]) -> None:
+        types = {column: type_name(table.columns[column]) for column in columns}
+        self.narrow = {column: name for column, name in types.items() if name in _WIDE}
+        self.name = sql.Identifier(f"stage_{flow.name}_{table.name}")
+        parts: dict[str, sql.Composable] = {
+            "stage": self.name,
+            "table": sql.Identifier(table.name),
+            "columns": _names(columns),
+            "wide": _names(columns, cast={column: _WIDE[name] for column, name in self.narrow.items()}),
+        }
+        self._create = sql.SQL(_CREATE).format(**parts)
+        self._describe = sql.SQL(_DESCRIBE).format(**parts)
+        self._copy = sql.SQL(_COPY).format(**parts)
+        self._empty = sql.SQL("truncate {stage}").format(**parts)
+
+    def create(self, connection: Connection) -> list[int]:
+        """Make sure that it is there; the types of its columns, by their OID."""
+        connection.execute(self._create)
+        return [column.type_code for column in connection.execute(self._describe).description or ()]
+
+    def fill(self, cursor: Cursor, types: Sequence[int], rows: Iterable[Row]) -> None:
+        try:
+            with cursor.copy(self._copy) as copy:
+                copy.set_types(types)
+                for row in rows:
+                    copy.write_row(row)
+        except (TypeError, AttributeError) as error:  # what psycopg raises of a value of another type
+            raise psycopg.DataError(f"a value is not of its column's type: {error}") from error
+
+    def empty(self, cursor: Cursor) -> None:
+        cursor.execute(self._empty)
+
 
 # One upsert cannot touch a key twice, so `newest` keeps one record per key. Its order
 # also makes every loader lock rows in the same order, which prevents deadlocks.
@@ -99,7 +141,7 @@ _UPDATE = """do update set
     {assignments},
     replaced_file_id = t.source_file_id, replaced_position = t.record_position,
     source_file_id = excluded.source_file_id, record_position = excluded.record_position,
-    changed_at = now(), is_synced = false
+    changed_at = now(), is_synced = false, outbound_error = null
 where ({old}) is distinct from ({new}){and_not_newer}"""
 
 _UNCHANGED = """
@@ -111,26 +153,70 @@ group by s.source_file_id
 """
 
 
+# A parent is written when its row now comes from the record that brought these children.
+_DELETE_CHILDREN = """
+delete from {child} c using {table} t, {stage} s
+where {same_child_key} and {same_key} and s.children_digest is not null
+  and (t.source_file_id, t.record_position) = (s.source_file_id, s.record_position)
+"""
+
+_INSERT_CHILDREN = """
+insert into {child} ({child_columns})
+select {staged_child_columns} from {child_stage} c join {table} t on {same_child_key}
+where (t.source_file_id, t.record_position) = (c.source_file_id, c.record_position)
+"""
+
+
+class _Children:
+    """Lands the children of rows that were just landed: those of a written parent replace its old ones."""
+
+    def __init__(self, flow: Flow, number: int, parts: Mapping[str, sql.Composable]) -> None:
+        table = flow.sql_tables[1 + number]
+        columns = [*flow.key, *flow.child_columns(number)]
+        self.stage = _Stage(flow, table, columns)
+        self._number = number
+        self._key = [flow.columns.index(column) for column in flow.key]
+        parts = {
+            **parts,
+            "child": sql.Identifier(table.name),
+            "child_stage": self.stage.name,
+            "child_columns": _names(columns),
+            "staged_child_columns": _names(columns, "c"),
+            "same_child_key": _equal(flow.key, "c", "t"),
+            "same_key": _equal(flow.key, "s", "t"),
+        }
+        self._delete = sql.SQL(_DELETE_CHILDREN).format(**parts)
+        self._insert = sql.SQL(_INSERT_CHILDREN).format(**parts)
+
+    def land(self, cursor: Cursor, types: Sequence[int], rows: Sequence[Landing]) -> None:
+        self.stage.fill(cursor, types, self._rows(rows))
+        cursor.execute(self._delete)
+        cursor.execute(self._insert)
+        self.stage.empty(cursor)
+
+    def _rows(self, parents: Sequence[Landing]) -> Iterator[Row]:
+        for parent in parents:
+            key = [parent.values[index] for index in self._key]
+            for child in parent.children[self._number] if parent.children else ():
+                yield (*key, *child, parent.file_id, parent.position)
+
+
 class Lander:
     """Lands rows of one flow. The statements are made once from its declaration."""
 
     def __init__(self, flow: Flow) -> None:
         table = flow.sql_table
-        types = {column: type_name(table.columns[column]) for column in flow.columns}
-        narrow = {column: name for column, name in types.items() if name in _WIDE}
-        wide = {column: _WIDE[name] for column, name in narrow.items()}
-        stage = sql.Identifier(f"stage_{flow.name}")
+        self._stage = _Stage(flow, table, flow.columns)
         data = [column for column in flow.columns if column not in flow.key]
         parts: dict[str, sql.Composable] = {
-            "stage": stage,
+            "stage": self._stage.name,
             "table": sql.Identifier(table.name),
             "key": _names(flow.key),
             "columns": _names(flow.columns),
-            "wide": _names(flow.columns, cast=wide),
             "newest_first": _order(flow),
             "old": _names(data, "t"),
-            "new": _names(data, "excluded"),
-            "staged": _names(data, "s", cast=narrow),
+            "new": sql.SQL(", ").join(_new(column, "excluded") for column in data),
+            "staged": sql.SQL(", ").join(_new(column, "s", self._stage.narrow) for column in data),
         }
         if flow.append_only or not data:
             on_conflict: sql.Composable = sql.SQL("do nothing")
@@ -138,7 +224,7 @@ class Lander:
             on_conflict = sql.SQL(_UPDATE).format(
                 **parts,
                 assignments=sql.SQL(", ").join(
-                    sql.SQL("{} = excluded.{}").format(*[sql.Identifier(c)] * 2) for c in data
+                    sql.SQL("{} = {}").format(sql.Identifier(column), _new(column, "excluded")) for column in data
                 ),
                 and_not_newer=sql.SQL("")
                 if flow.newest_by is None
@@ -146,12 +232,9 @@ class Lander:
             )
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
-        self._create = sql.SQL(_CREATE).format(**parts)
-        self._describe = sql.SQL(_DESCRIBE).format(**parts)
-        self._copy = sql.SQL(_COPY).format(**parts)
+        self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(**parts)
-        self._empty = sql.SQL("truncate {stage}").format(**parts)
 
     def land(self, connection: Connection, rows: Sequence[Landing]) -> tuple[Landed, list[RefusedByDatabase]]:
         """Land rows within the connection's transaction.
@@ -162,8 +245,9 @@ class Lander:
         landed, refused = Landed.nothing(), list[RefusedByDatabase]()
         if not rows:
             return landed, refused
-        connection.execute(self._create)
-        types = [column.type_code for column in connection.execute(self._describe).description or ()]
+        types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
+        if self._children:
+            connection.execute(LOADING)
         waiting = [rows]
         while waiting:
             part = waiting.pop()
@@ -181,15 +265,9 @@ class Lander:
                     waiting += reversed(halves)
         return landed, refused
 
-    def _land(self, connection: Connection, rows: Sequence[Landing], types: Sequence[int]) -> Landed:
+    def _land(self, connection: Connection, rows: Sequence[Landing], types: Sequence[Sequence[int]]) -> Landed:
         with connection.cursor() as cursor:
-            try:
-                with cursor.copy(self._copy) as copy:
-                    copy.set_types(types)
-                    for row in rows:
-                        copy.write_row((*row.values, row.file_id, row.position))
-            except (TypeError, AttributeError) as error:  # what psycopg raises of a value of another type
-                raise psycopg.DataError(f"a value is not of its column's type: {error}") from error
+            self._stage.fill(cursor, types[0], ((*row.values, row.file_id, row.position) for row in rows))
             landed = Landed.nothing()
             for file_id, inserted, updated in cursor.execute(self._upsert).fetchall():
                 landed.inserted[file_id] = inserted
@@ -201,7 +279,9 @@ class Lander:
                 landed.unchanged.update(dict(cursor.execute(self._unchanged).fetchall()))
                 left.subtract(landed.unchanged)
                 landed.stale.update({file_id: count for file_id, count in left.items() if count})
-            cursor.execute(self._empty)
+            for child, child_types in zip(self._children, types[1:], strict=True):
+                child.land(cursor, child_types, rows)
+            self._stage.empty(cursor)
         return landed
 
 
@@ -221,6 +301,19 @@ def _outward(length: int) -> Iterator[int]:
         for at in {middle + distance, middle - distance}:
             if 0 < at < length:
                 yield at
+
+
+def _new(column: str, source: str, cast: Mapping[str, str] = MappingProxyType({})) -> sql.Composed:
+    """The value a column gets; a record that says nothing of the children leaves them and their digest."""
+    if column == CHILDREN_DIGEST:
+        return sql.SQL("coalesce({}, {})").format(sql.Identifier(source, column), sql.Identifier("t", column))
+    return _names([column], source, cast)
+
+
+def _equal(columns: Sequence[str], left: str, right: str) -> sql.Composed:
+    return sql.SQL(" and ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(left, column), sql.Identifier(right, column)) for column in columns
+    )
 
 
 def _names(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg import Connection, sql
@@ -16,6 +17,15 @@ from services.db import sqlstate
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """The outbound file that carried a row."""
+
+    id: int
+    name: str
+    written_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A row with the files behind it; a row that no file wrote has none."""
 
@@ -23,6 +33,7 @@ class Trace:
     own: dict[str, Any]
     came_from: Line | None
     replaced: Line | None
+    carried_by: Sent | None
 
 
 def trace(connection: Connection, flow: Flow, key: Sequence[str]) -> Trace | None:
@@ -52,7 +63,14 @@ def trace(connection: Connection, flow: Flow, key: Sequence[str]) -> Trace | Non
     own = {name: row.pop(name) for name in [*row] if name in OWN_COLUMNS}
     ids = [own["source_file_id"], own["replaced_file_id"]]
     lines = {line.id: line for line in ledger.by_id(connection, [i for i in ids if i is not None])}
-    return Trace(row, own, lines.get(ids[0]), lines.get(ids[1]))
+    return Trace(row, own, lines.get(ids[0]), lines.get(ids[1]), _sent(connection, own["outbound_file_id"]))
+
+
+def _sent(connection: Connection, file_id: int | None) -> Sent | None:
+    row = connection.execute(
+        "select id, name, written_at from tidegate.outbound_file where id = %s", [file_id]
+    ).fetchone()
+    return Sent(*row) if row else None
 
 
 def told(flow: Flow, key: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 
 from psycopg import Connection
 
@@ -100,9 +101,11 @@ class Loader:
         for portion in self._portions(plans):
             if self.lander is not None:
                 rows = [
-                    Landing(row, plan.file_id, position)
+                    Landing(row, plan.file_id, position, children)
                     for plan, checked in portion
-                    for row, position in zip(checked.rows, checked.positions, strict=True)
+                    for row, position, children in zip(
+                        checked.rows, checked.positions, checked.children or repeat(None), strict=False
+                    )
                 ]
                 new, bad = self.lander.land(connection, rows)
                 landed.add(new)

@@ -4,11 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePath
+from typing import Any
 
 from psycopg import Connection, sql
 from psycopg.rows import dict_row
 
 from flows import Flows
+from models.flow import Flow
 from services.observer.scan import scan
 
 ROOT = "(by content)"
@@ -22,6 +24,8 @@ class FlowOverview:
     """Counts of files by what became of them, and of the rows in the flow's table.
 
     last_error: of the last file that was refused, whole or in part.
+    unsynced: rows that have to go out. set_aside: rows that cannot, with the reason of one.
+    outbound_file: the newest one. outbound_error: why the oldest unwritten one is not on disk.
     """
 
     flow: str
@@ -37,6 +41,12 @@ class FlowOverview:
     last_error: str | None = None
     last_error_id: int | None = None
     last_error_at: datetime | None = None
+    unsynced: int = 0
+    set_aside: int = 0
+    set_aside_error: str | None = None
+    outbound_file: str | None = None
+    outbound_at: datetime | None = None
+    outbound_error: str | None = None
 
 
 def waiting(input_dir: Path) -> Counter[str]:
@@ -77,12 +87,40 @@ def overview(connection: Connection, flows: Flows, folders: Counter[str]) -> lis
         files = {row.pop("flow"): row for row in cursor.execute(_FILES).fetchall()}
     lines = [
         FlowOverview(
-            flow=name, waiting=folders[name], rows=_rows(connection, flow.sql_table.name), **files.get(name, {})
+            flow=name,
+            waiting=folders[name],
+            rows=_rows(connection, flow.sql_table.name),
+            **files.get(name, {}),
+            **_outbound(connection, flow),
         )
         for name, flow in flows.items()
     ]
     strangers = sum(count for folder, count in folders.items() if folder not in flows)
     return [*lines, FlowOverview(flow=NO_FLOW, waiting=strangers, **files.get(None, {}))]
+
+
+_OUTBOUND = """
+select
+    (select count(*) from {table} where not is_synced and outbound_error is null) as unsynced,
+    (select count(*) from {table} where outbound_error is not null) as set_aside,
+    (select max(outbound_error) from {table} where outbound_error is not null) as set_aside_error,
+    last.name as outbound_file, last.written_at as outbound_at,
+    (select last_error from tidegate.outbound_file
+     where flow = {flow} and status = 'writing' order by id limit 1) as outbound_error
+from (select 1) one
+left join lateral (
+    select name, written_at from tidegate.outbound_file
+    where flow = {flow} and status <> 'writing' order by id desc limit 1
+) last on true
+"""
+
+
+def _outbound(connection: Connection, flow: Flow) -> dict[str, Any]:
+    if not flow.outbound:
+        return {}
+    query = sql.SQL(_OUTBOUND).format(table=sql.Identifier(flow.sql_table.name), flow=sql.Literal(flow.name))
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query).fetchone() or {}
 
 
 def _rows(connection: Connection, table: str) -> int:

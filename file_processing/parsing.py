@@ -18,7 +18,17 @@ class CutOff(RejectFile):
     """The text ends before its value does; there is no other fault in it."""
 
 
-def parse(data: bytes, place: Place = START, *, prefix: int = 0) -> object:
+def loads(data: bytes, *, exact: bool = False) -> object:
+    """One JSON document, strictly; `exact` gives numbers with a fraction as `Decimal`.
+
+    Raises ValueError in the parser's words.
+    """
+    return jiter.from_json(
+        data, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="decimal" if exact else "float"
+    )
+
+
+def parse(data: bytes, place: Place = START, *, prefix: int = 0, exact: bool = False) -> object:
     """Parse one JSON document (RFC 8259): no duplicate keys, no NaN, valid UTF-8.
 
     place: where in the file `data` starts, less `prefix` bytes put before it.
@@ -26,7 +36,7 @@ def parse(data: bytes, place: Place = START, *, prefix: int = 0) -> object:
     Raises RejectFile with line and column; CutOff when the text only goes on too little.
     """
     try:
-        return jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True)
+        return loads(data, exact=exact)
     except ValueError as error:
         raise _malformed(str(error), data, place, prefix) from None
 

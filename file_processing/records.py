@@ -22,11 +22,17 @@ BOM = b"\xef\xbb\xbf"
 
 
 def batches(
-    file: io.BufferedIOBase, *, name: str, envelope: str | None, batch_bytes: int = BATCH_BYTES
+    file: io.BufferedIOBase,
+    *,
+    name: str,
+    envelope: str | None,
+    batch_bytes: int = BATCH_BYTES,
+    exact: bool = False,
 ) -> Iterator[Batch]:
     """Read every record of `file`.
 
     envelope: the key under which the records stand, for `{"<envelope>": [...]}`.
+    exact: numbers with a fraction come as `Decimal`.
 
     Raises RejectFile, possibly after some batches, when the document is malformed.
     """
@@ -35,14 +41,14 @@ def batches(
     if head.startswith(BOM):
         head = head[len(BOM) :] + file.read(len(BOM))
     if _is_lines(name):
-        return _lines(head, file, batch_bytes)
+        return _lines(head, file, batch_bytes, exact)
     further = file.read(1)
     if not further:
-        return iter([_document(head, envelope)])
-    stream = Stream(file, head + further, envelope, batch_bytes)
+        return iter([_document(head, envelope, exact)])
+    stream = Stream(file, head + further, envelope, batch_bytes, exact)
     if stream.enter_list():
         return stream.batches()
-    return iter([_document(stream.buffer, envelope)])
+    return iter([_document(stream.buffer, envelope, exact)])
 
 
 def _check_encoding(head: bytes) -> None:
@@ -63,10 +69,10 @@ def _empty() -> RejectFile:
     return RejectFile("the file is empty", hint="no records at all are written as []")
 
 
-def _document(data: bytes, envelope: str | None) -> Batch:
+def _document(data: bytes, envelope: str | None, exact: bool) -> Batch:
     if not data.strip(BLANKS):
         raise _empty()
-    document = parse(data)
+    document = parse(data, exact=exact)
     if isinstance(document, dict) and envelope is not None and envelope in document:
         records = document[envelope]
         if not isinstance(records, list):
@@ -115,7 +121,7 @@ def _kind(value: object) -> str:
             return "a number"
 
 
-def _lines(buffer: bytes, file: io.BufferedIOBase, batch_bytes: int) -> Iterator[Batch]:
+def _lines(buffer: bytes, file: io.BufferedIOBase, batch_bytes: int, exact: bool) -> Iterator[Batch]:
     first, place = 0, START
     while buffer:
         more = file.read(batch_bytes)
@@ -123,7 +129,7 @@ def _lines(buffer: bytes, file: io.BufferedIOBase, batch_bytes: int) -> Iterator
         if not end and len(buffer) > MAX_RECORD_BYTES:
             raise RejectFile(f"a line is longer than {MAX_RECORD_BYTES >> 20} MB", line=place.line, column=1)
         text, buffer = buffer[:end], buffer[end:] + more
-        records = [_line(line) for line in text.split(b"\n") if line.strip(BLANKS)]
+        records = [_line(line, exact) for line in text.split(b"\n") if line.strip(BLANKS)]
         if records:
             yield Batch(records, first, text, place, lines=True)
         first += len(records)
@@ -132,8 +138,8 @@ def _lines(buffer: bytes, file: io.BufferedIOBase, batch_bytes: int) -> Iterator
         raise _empty()
 
 
-def _line(line: bytes) -> object:
+def _line(line: bytes, exact: bool) -> object:
     try:
-        return parse(line)
+        return parse(line, exact=exact)
     except RejectFile as error:
         return Malformed(error.reason, error.column or 1)

@@ -10,11 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jiter
-
 from file_processing import positions
 from file_processing.batch import Batch
-from file_processing.parsing import BLANKS, CutOff, parse
+from file_processing.parsing import BLANKS, CutOff, loads, parse
 from file_processing.positions import START, Place, Steps
 from models.errors import RejectFile
 
@@ -33,6 +31,7 @@ class Stream:
     buffer: bytes
     envelope_key: str | None
     batch_bytes: int
+    exact: bool = False
     place: Place = START
     head: bytes = b""
     envelope: Steps = ()
@@ -118,7 +117,7 @@ class Stream:
     def _parsed(self, end: int) -> list[object]:
         """The records in the first `end` bytes; none when that is not a list of whole records."""
         try:
-            parsed = jiter.from_json(b"[" + self.buffer[:end] + b"]", allow_inf_nan=False, catch_duplicate_keys=True)
+            parsed = loads(b"[" + self.buffer[:end] + b"]", exact=self.exact)
         except ValueError:
             return []
         assert isinstance(parsed, list)

@@ -1,9 +1,11 @@
 """From a batch of records to rows, and to the reasons why a record is none."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from operator import itemgetter
 from typing import Any, cast
 
@@ -12,13 +14,17 @@ from typing_extensions import is_typeddict
 
 from file_processing.batch import Batch
 from file_processing.refusal import VALUE_CHARACTERS, Reason, Refused, clean, reasons_of, refuse
-from models.flow import Flow
+from models.flow import CHILDREN_DIGEST, Flow
 
 DRIFT_NAMES = 100
 """So many fields that the flow does not know are named, of every batch."""
 
 Row = tuple[object, ...]
 """The values of `Flow.columns`, in that order."""
+
+
+ChildRows = tuple[Sequence[Row], ...]
+"""The children of one row, for each of `Flow.children`: the values behind the parent's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Checked:
     records: int
     rows: Sequence[Row]
     positions: Sequence[int]
+    children: Sequence[ChildRows | None]
     refused: list[Refused]
     drift: Counter[str]
     batch: Batch
@@ -45,6 +52,7 @@ class Validator:
         self.flow = flow
         self._list: TypeAdapter[list[Any]] = TypeAdapter(list[flow.record])  # type: ignore[name-defined]
         self._row = _row_function(flow)
+        self._children = [(table.name, flow.child_columns(number)) for number, table in enumerate(flow.sql_tables[1:])]
         self._known = _known_fields(flow)
 
     def check(self, batch: Batch) -> Checked:
@@ -61,9 +69,9 @@ class Validator:
             good, valid, reasons = self._one_by_one(batch.records)
         if batch.single and reasons:
             reasons = self._not_a_record(batch.records[0]) or reasons
-        rows, of_records = self._to_rows(batch, good, valid, reasons)
+        rows, of_records, children = self._to_rows(batch, good, valid, reasons)
         refused = refuse(batch, reasons)
-        return Checked(len(batch.records), rows, of_records, refused, self._drift(batch.records), batch)
+        return Checked(len(batch.records), rows, of_records, children, refused, self._drift(batch.records), batch)
 
     def _one_by_one(self, records: Sequence[object]) -> tuple[list[int], list[Any], dict[int, list[Reason]]]:
         good, valid, reasons = [], [], {}
@@ -89,21 +97,37 @@ class Validator:
 
     def _to_rows(
         self, batch: Batch, good: Sequence[int], valid: list[Any], reasons: dict[int, list[Reason]]
-    ) -> tuple[list[Row], list[int]]:
+    ) -> tuple[list[Row], list[int], list[ChildRows | None]]:
         if self.flow.to_rows is None:
-            return list(map(self._row, valid)), [batch.first + index for index in good]
+            return list(map(self._row, valid)), [batch.first + index for index in good], []
         rows: list[Row] = []
+        children: list[ChildRows | None] = []
         from_record: list[int] = []
         for index, record in zip(good, valid, strict=True):
             try:
-                of_record = [self._row(row) for row in self.flow.to_rows(record)]
+                if self._children:
+                    both = [self._with_children(row) for row in self.flow.to_rows(record)]
+                    of_record = [values for values, _ in both]
+                    children += [own for _, own in both]
+                else:
+                    of_record = [self._row(row) for row in self.flow.to_rows(record)]
             except Exception as error:  # noqa: BLE001  # the flow's own function may fail in any way
                 text = f"flow {self.flow.name} cannot turn it into rows: {_named(error)}"
                 reasons[index] = [Reason((), text)]
                 continue
             rows += of_record
             from_record += [batch.first + index] * len(of_record)
-        return rows, from_record
+        return rows, from_record, children
+
+    def _with_children(self, row: Mapping[str, object]) -> tuple[Row, ChildRows | None]:
+        """The values of a row, with the digest of its children; and these."""
+        if not any(name in row for name, _ in self._children):
+            return self._row(row), None
+        own = tuple(
+            [tuple(map(child.get, columns)) for child in cast("list[dict[str, object]]", row.get(name, []))]
+            for name, columns in self._children
+        )
+        return self._row({**row, CHILDREN_DIGEST: _digest(own)}), own
 
     def _drift(self, records: Sequence[object]) -> Counter[str]:
         objects = [record for record in records if isinstance(record, dict)]
@@ -112,6 +136,15 @@ class Validator:
             return Counter()
         seen = Counter(name for record in objects for name in record if name in unknown)
         return Counter({clean(name[:VALUE_CHARACTERS]): count for name, count in seen.most_common(DRIFT_NAMES)})
+
+
+def _digest(children: ChildRows) -> bytes:
+    """Equal for equal children in any order, 12.5 and 12.50 among them."""
+    plain = [
+        sorted(repr([value.normalize() if isinstance(value, Decimal) else value for value in row]) for row in rows)
+        for rows in children
+    ]
+    return hashlib.sha256(repr(plain).encode()).digest()
 
 
 def _named(error: Exception) -> str:

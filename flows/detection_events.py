@@ -8,7 +8,9 @@ from pydantic import BaseModel, Field, model_validator
 from sqlalchemy import String, Text as SqlText
 from sqlalchemy.orm import Mapped, mapped_column
 
+from models.document import UtcText
 from models.flow import Flow
+from models.outbound import Form, Order, Outbound, Row
 from models.source import Instant, Int32, Text
 from models.tables import LandedRow
 
@@ -58,6 +60,24 @@ def to_rows(event: DetectionEvent) -> Iterable[Mapping[str, object]]:
     return [seen | {"object_type": d.object_type, "object_value": d.object_value} for d in event.detections]
 
 
+class SeenObject(BaseModel):
+    object_type: str
+    object_value: int
+
+
+class SeenEvent(BaseModel):
+    """An event as it goes out: one for each object type, in the form that comes in."""
+
+    vehicle_id: str
+    detection_time: UtcText
+    detections: list[SeenObject]
+
+
+def to_event(row: Row) -> Mapping[str, object]:
+    seen = {"object_type": row["object_type"], "object_value": row["object_value"]}
+    return {"vehicle_id": row["vehicle_id"], "detection_time": row["detection_time"], "detections": [seen]}
+
+
 FLOW = Flow(
     record=DetectionEvent,
     table=ObjectDetection,
@@ -65,4 +85,14 @@ FLOW = Flow(
     file_prefixes=("objects_detection", "detection_events"),
     append_only=True,
     to_rows=to_rows,
+    outbound=(
+        Outbound(
+            document=SeenEvent,
+            to_document=to_event,
+            form=Form.ENVELOPE,
+            envelope="objects_detection_events",
+            file_name="objects_detection-{file_id}.json",
+            order=Order.KEY,
+        ),
+    ),
 )

@@ -3,12 +3,14 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy import String, Text as SqlText
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
+from models.document import UtcText
 from models.flow import Flow
+from models.outbound import Form, Outbound
 from models.source import Instant, Text
 from models.tables import LandedRow
 
@@ -31,10 +33,27 @@ class VehicleStatus(LandedRow):
     status: Mapped[str] = mapped_column(String(50))
 
 
+class VehicleChange(BaseModel):
+    """A report as it goes out: the same fields again."""
+
+    vehicle_id: str
+    report_time: UtcText
+    status: str
+
+
 FLOW = Flow(
     record=VehicleReport,
     table=VehicleStatus,
     envelope="vehicle_status",
     file_prefixes=("vehicle_status", "vehicles_status"),
     newest_by="report_time",
+    outbound=(
+        Outbound(
+            document=VehicleChange,
+            to_document=lambda row: row,
+            form=Form.ENVELOPE,
+            envelope="vehicle_status",
+            file_name="vehicle_status-{file_id}.json",
+        ),
+    ),
 )

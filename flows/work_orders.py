@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from sqlalchemy import String, Text as SqlText, text
 from sqlalchemy.orm import Mapped, mapped_column
+from typing_extensions import TypedDict
 
+from models.document import OffsetText
 from models.flow import Flow
+from models.outbound import Form, Outbound, Row
 from models.source import Flag, Int32OrText, Text, UtcInstant
 from models.tables import LandedRow
 
@@ -91,6 +94,50 @@ def to_rows(order: ClientWorkOrder) -> Iterable[Mapping[str, object]]:
     }
 
 
+class WorkOrderForClient(TypedDict):
+    """A work order in the client's own form: exactly one of the five flags is true."""
+
+    orderNo: int
+    isActive: bool
+    isCanceled: bool
+    isDeleted: bool
+    isDone: bool
+    isOnHold: bool
+    isPending: bool
+    isSynced: bool
+    summary: str
+    creationDate: OffsetText
+    lastUpdateDate: OffsetText
+    deletedDate: OffsetText | None
+
+
+_FLAGS = {
+    Status.IN_PROGRESS: "isActive",
+    Status.CANCELLED: "isCanceled",
+    Status.COMPLETED: "isDone",
+    Status.ON_HOLD: "isOnHold",
+    Status.PENDING: "isPending",
+}
+_NO_FLAGS = dict.fromkeys(_FLAGS.values(), False)
+
+
+def to_client(order: Row) -> Mapping[str, object]:
+    flag = _FLAGS.get(order["status"])
+    if flag is None:
+        raise ValueError(f"{order['status']!r} is no status of a work order")
+    return {
+        "orderNo": order["number"],
+        **_NO_FLAGS,
+        flag: True,
+        "isDeleted": order["deleted"],
+        "isSynced": True,
+        "summary": order["title"],
+        "creationDate": order["created_at"],
+        "lastUpdateDate": order["updated_at"],
+        "deletedDate": order["deleted_at"],
+    }
+
+
 FLOW = Flow(
     record=ClientWorkOrder,
     table=WorkOrder,
@@ -98,4 +145,5 @@ FLOW = Flow(
     newest_by="updated_at",
     to_rows=to_rows,
     local=("description",),
+    outbound=(Outbound(document=WorkOrderForClient, to_document=to_client, form=Form.ONE, file_name="{number}.json"),),
 )

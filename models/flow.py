@@ -8,13 +8,18 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import Table
 
-from models.tables import OWN_COLUMNS, LandedRow
+from models.outbound import Form, Order, Outbound
+from models.tables import OWN_COLUMNS, ChildRow, LandedRow, ParentRow
 
 RecordType = type[BaseModel] | type[Mapping[str, Any]]
 
 RowFunction = Callable[[Any], Iterable[Mapping[str, object]]]
 """From one validated record to its rows, each keyed by column name. `Any` because
 each flow annotates its own record type, and a callable's parameter is contravariant."""
+
+
+CHILDREN_DIGEST = "children_digest"
+"""The column of `ParentRow` that tells whether the children of a row changed."""
 
 
 class PartlyBad(StrEnum):
@@ -40,6 +45,10 @@ class Flow:
     local: columns that belong to this side of the integration: no file ever writes them.
     to_rows: one record to its rows; without it the record's fields are the columns.
     partly_bad: the policy for a file with good and bad records.
+    exact_numbers: numbers with a fraction reach the record as `Decimal`, digit by digit.
+    children: tables of rows that belong to a row of `table`. A row that `to_rows` gives holds
+        the list of its children under the child table's name.
+    outbound: the documents that go out when a row changed.
     """
 
     record: RecordType
@@ -52,10 +61,22 @@ class Flow:
     local: tuple[str, ...] = ()
     to_rows: RowFunction | None = None
     partly_bad: PartlyBad = PartlyBad.KEEP_VALID
+    exact_numbers: bool = False
+    children: tuple[type[ChildRow], ...] = ()
+    outbound: tuple[Outbound, ...] = ()
 
     def __post_init__(self) -> None:
+        for child in self.children:
+            if not issubclass(self.table, ParentRow):
+                raise ValueError(f"{self.sql_table.name} has children, so it has to be a ParentRow")
+            if primary_key(child)[: len(self.key)] != self.key:
+                raise ValueError(f"the key of {child.__tablename__} has to start with {', '.join(self.key)}")
         if not self.key:
             raise ValueError(f"table {self.sql_table.name} needs a primary key: it is the upsert's key")
+        for outbound in self.outbound:
+            self._check_names(outbound)
+        if len({(outbound.once, outbound.order) for outbound in self.outbound}) > 1:
+            raise ValueError("the documents of a flow are all `once` or none, and have one `order`")
         if self.newest_by is not None:
             if self.newest_by not in self.columns:
                 raise ValueError(f"newest_by names {self.newest_by!r}, not a column of {self.sql_table.name}")
@@ -64,18 +85,57 @@ class Flow:
             if self.append_only:
                 raise ValueError("an append_only flow keeps the first record: it has no newest_by")
 
+    def _check_names(self, outbound: Outbound) -> None:
+        fields = set(outbound.fields)
+        known = {column.name for column in self.sql_table.columns} - OWN_COLUMNS
+        if outbound.form is not Form.ONE:
+            known = {"file_id"}
+        elif not fields.issuperset(self.key):
+            raise ValueError(f"file_name {outbound.file_name!r} must hold the key, or rows overwrite each other's file")
+        if not fields <= known:
+            raise ValueError(f"file_name {outbound.file_name!r} names {', '.join(sorted(fields - known))}, no column")
+
+    @property
+    def once(self) -> bool:
+        """Whether its rows go out once in their life."""
+        return any(outbound.once for outbound in self.outbound)
+
     @property
     def sql_table(self) -> Table:
-        table = self.table.__table__
-        assert isinstance(table, Table)
-        return table
+        return _sql_table(self.table)
+
+    @property
+    def sql_tables(self) -> tuple[Table, ...]:
+        """The flow's table and those of its children."""
+        return (self.sql_table, *(_sql_table(child) for child in self.children))
 
     @property
     def key(self) -> tuple[str, ...]:
         """The columns of the primary key."""
-        return tuple(column.name for column in self.sql_table.primary_key.columns)
+        return primary_key(self.table)
+
+    def child_columns(self, number: int) -> tuple[str, ...]:
+        """The columns of a table of children that its parent's key does not fill."""
+        return tuple(column.name for column in self.sql_tables[1 + number].columns if column.name not in self.key)
+
+    @property
+    def outbound_order(self) -> tuple[str, ...]:
+        """The columns by which rows go out; with the key among them no two rows are equal."""
+        return self.key if self.outbound[0].order is Order.KEY else ("changed_at", *self.key)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that a record fills, in the table's order."""
-        return tuple(c.name for c in self.sql_table.columns if c.name not in OWN_COLUMNS.union(self.local))
+        """The columns that a record fills, in the table's order; behind them the children's digest."""
+        own = OWN_COLUMNS.union(self.local)
+        filled = tuple(column.name for column in self.sql_table.columns if column.name not in own)
+        return (*filled, CHILDREN_DIGEST) if self.children else filled
+
+
+def primary_key(table: type[LandedRow] | type[ChildRow]) -> tuple[str, ...]:
+    return tuple(column.name for column in _sql_table(table).primary_key.columns)
+
+
+def _sql_table(table: type[LandedRow] | type[ChildRow]) -> Table:
+    made = table.__table__
+    assert isinstance(made, Table)
+    return made

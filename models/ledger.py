@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -85,3 +86,46 @@ class RejectedRecord(Base):
     column: Mapped[int] = mapped_column("column", Integer)
     value: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
+
+
+class OutboundStatus(StrEnum):
+    """How far an outbound file is."""
+
+    WRITING = "writing"
+    WRITTEN = "written"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class OutboundFile(Base):
+    """One outbound file: fixed here before a byte of it is written.
+
+    content: its bytes until they are on disk, so that a crash repeats the same file.
+    taken: the rows it carries, `[key…, changed_at]` each, until they are marked.
+    """
+
+    __tablename__ = "outbound_file"
+    __table_args__ = (
+        CheckConstraint("status in ('writing', 'written', 'delivered', 'failed')", name="status"),
+        Index("outbound_file_open", "flow", "id", postgresql_where=text("status = 'writing'")),
+        Index("outbound_file_recent", "flow", "id"),
+        Index("outbound_file_name", "flow", "name"),
+        {"schema": SCHEMA},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    flow: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    records: Mapped[int] = mapped_column(Integer)
+    status: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    next_attempt_at: Mapped[datetime | None]
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    written_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+    node: Mapped[str] = mapped_column(Text)
+    content: Mapped[Any | None] = mapped_column(LargeBinary)
+    taken: Mapped[list[list[str]] | None] = mapped_column(JSONB)

@@ -6,6 +6,7 @@ wholly inside pydantic-core.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
@@ -75,6 +76,34 @@ class WholeNumber:
         return {"type": ["integer", "string"] if self.from_text else "integer"}
 
 
+@dataclass(frozen=True, slots=True)
+class DecimalNumber:
+    """A `Decimal` from a JSON number or its digits as text, never by way of a float.
+
+    The flow has to declare `exact_numbers`, or a number with a fraction arrives as a float
+    and is refused.
+    """
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        digits = core_schema.str_schema(strict=True, strip_whitespace=True, pattern=r"^[+-]?\d{1,40}(\.\d{1,40})?$")
+        choices: list[CoreSchema | tuple[CoreSchema, str]] = [
+            core_schema.decimal_schema(strict=True, allow_inf_nan=False),
+            core_schema.chain_schema([core_schema.int_schema(strict=True), core_schema.decimal_schema()]),
+            core_schema.chain_schema([digits, core_schema.decimal_schema()]),
+        ]
+        return core_schema.custom_error_schema(
+            core_schema.union_schema(choices, mode="left_to_right"),
+            custom_error_type="decimal_number",
+            custom_error_message="Input should be a number, or its digits as text",
+        )
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": ["number", "string"]}
+
+
+ExactNumber = Annotated[Decimal, DecimalNumber()]
+"""A decimal number, every digit kept."""
+
 Instant = Annotated[datetime, IsoTime()]
 """A moment: ISO 8601 text with `Z` or an offset; a naive time is refused."""
 
@@ -93,3 +122,9 @@ Text = Annotated[str, StringConstraints(strict=True, min_length=1, pattern=r"^[^
 
 Flag = Annotated[bool, Field(strict=True)]
 """true or false, nothing that merely looks like it."""
+
+Int64 = Annotated[int, WholeNumber(), Field(ge=-(2**63), le=2**63 - 1)]
+"""A whole number that fits a PostgreSQL `bigint`."""
+
+Int64OrText = Annotated[int, WholeNumber(from_text=True), Field(ge=-(2**63), le=2**63 - 1)]
+"""As `Int64`, its digits in a string accepted too."""

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import TIMESTAMP, BigInteger, Integer, MetaData, func, text
+from sqlalchemy import TIMESTAMP, BigInteger, Integer, LargeBinary, MetaData, Text, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -19,7 +19,7 @@ class Base(DeclarativeBase):
     """Declarative base; a `datetime` is always `timestamptz`."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: TIMESTAMP(timezone=True)}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: TIMESTAMP(timezone=True), str: Text()}
 
 
 class LandedRow(Base):
@@ -39,6 +39,25 @@ class LandedRow(Base):
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=105)
     is_synced: Mapped[bool] = mapped_column(server_default=text("false"), sort_order=106)
     synced_at: Mapped[datetime | None] = mapped_column(sort_order=107)
+    outbound_file_id: Mapped[int | None] = mapped_column(BigInteger, sort_order=108)
+    outbound_error: Mapped[str | None] = mapped_column(sort_order=109)
+
+
+class ParentRow(LandedRow):
+    """A landed row with children; the digest of all of them tells whether they changed."""
+
+    __abstract__ = True
+
+    children_digest: Mapped[bytes | None] = mapped_column(LargeBinary, sort_order=110)
+
+
+class ChildRow(Base):
+    """A row that belongs to a landed row: its key starts with the key of its parent.
+
+    Children come and go with their parent's record; they have no history of their own.
+    """
+
+    __abstract__ = True
 
 
 OWN_COLUMNS = frozenset(
@@ -51,6 +70,9 @@ OWN_COLUMNS = frozenset(
         "changed_at",
         "is_synced",
         "synced_at",
+        "outbound_file_id",
+        "outbound_error",
+        "children_digest",
     }
 )
 """The columns of `LandedRow`: everything else in a flow's table is business."""

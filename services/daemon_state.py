@@ -40,7 +40,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class DaemonState:
-    """One running daemon."""
+    """One running daemon.
+
+    outbound: why outbound files of a flow cannot be written.
+    """
 
     pid: int
     node: str
@@ -49,6 +52,7 @@ class DaemonState:
     state: Phase
     input_dir: Path
     fault: Fault | None = None
+    outbound: Mapping[str, str] = field(default_factory=dict)
     waiting: tuple[tuple[str, str], ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
 
@@ -168,6 +172,7 @@ def _load(text: str) -> DaemonState:
         state=Phase(raw["state"]),
         input_dir=Path(raw["input_dir"]),
         fault=fault and Fault(fault["text"], fault["hint"], datetime.fromisoformat(fault["since"])),
+        outbound=raw["outbound"],
         waiting=tuple((name, reason) for name, reason in raw["waiting"]),
         counters=raw["counters"],
     )

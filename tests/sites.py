@@ -94,6 +94,15 @@ class Site:
         """The files still in the input folder, hidden ones too."""
         return [path for path in self.input.rglob("*") if path.is_symlink() or not path.is_dir()]
 
+    def out(self, flow: str) -> dict[str, str]:
+        """The outbound files of a flow by name; temporary ones too, so that one left behind is seen."""
+        folder = self.settings.output_dir / flow
+        found: dict[str, str] = {}
+        for path in sorted(folder.rglob("*")):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # renamed meanwhile
+                found[str(path.relative_to(folder))] = path.read_text()
+        return found
+
     def settled(self, files: int) -> list[dict[str, Any]]:
         """The ledger, once it has so many lines and every file is filed."""
         eventually(
@@ -201,6 +210,7 @@ def running(site: Site) -> Iterator[Site]:
         daemon_state.publish(site.settings.data_dir, node="test", input_dir=site.input) as publisher,
     ):
         schema.prepare(database.engine, flows)
+        assembly = Assembly(site.settings, flows, database)
         daemon = Daemon(
             inbox=Inbox(
                 site.input,
@@ -208,7 +218,8 @@ def running(site: Site) -> Iterator[Site]:
                 rescan_seconds=site.settings.rescan_seconds,
                 settle_seconds=site.settings.settle_seconds,
             ),
-            handler=Assembly(site.settings, flows, database).handler(keep=False, stopping=stopping),
+            handler=assembly.handler(keep=False, stopping=stopping),
+            writer=assembly.writer(stopping),
             publisher=publisher,
             recover=database.recover,
             workers=site.settings.workers,

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import socket
-import subprocess
 import sys
 import textwrap
 import uuid
@@ -23,6 +22,7 @@ from loguru import logger
 from file_processing import daemon, filing, records, report as reporting
 from file_processing.batch import Batch
 from models.tables import Base
+from tests.disks import small_disk
 from tests.sites import Site, running
 from tests.waiting import eventually
 
@@ -662,35 +662,21 @@ def test_a_bomb_is_refused_when_it_passes_the_limit(site: Site, filling: str) ->
 # Disks.
 
 
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Callable[[], object]]:
-    """A full disk below `folder`; gives what makes room there."""
-    if mount("-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)):
-        try:
-            yield lambda: mount("-o", "remount,size=4m", str(folder))
-        finally:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-        return
+def no_room(patch: pytest.MonkeyPatch) -> None:
+    """A move or a report of a larger file finds a full disk."""
 
-    # Who may not mount one gets the error that it would raise.
     def refuse(*arguments: Any) -> Any:
         if any(isinstance(path, Path) and path.is_file() and path.stat().st_size < 16 << 10 for path in arguments):
             return rename(*arguments)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     rename = filing.rename
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filing, "rename", refuse)
-        patch.setattr(reporting, "_durable", refuse)
-        yield patch.undo
-
-
-def mount(*arguments: str) -> bool:
-    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+    patch.setattr(filing, "rename", refuse)
+    patch.setattr(reporting, "_durable", refuse)
 
 
 def test_a_full_archive_delays_the_filing_and_loads_once(site: Site, log: list[str], impatient: None) -> None:
-    with small_disk(site.archive) as make_room, enduring(site):
+    with small_disk(site.archive, no_room) as make_room, enduring(site):
         path = site.drop("x.json", [good(str(number), status="x" * 50) for number in range(500)], flow=STATUS)
         eventually(lambda: said(log, "No space left on device"))
         (line,) = site.ledger()
@@ -706,7 +692,7 @@ def test_a_full_archive_delays_the_filing_and_loads_once(site: Site, log: list[s
 
 
 def test_a_full_folder_for_reports_delays_the_refusal(site: Site, log: list[str], impatient: None) -> None:
-    with small_disk(site.rejected) as make_room, running(site):
+    with small_disk(site.rejected, no_room) as make_room, running(site):
         site.drop("x.json", [good(str(number), status=7) for number in range(500)], flow=STATUS)
         eventually(lambda: said(log, "No space left on device"))
         assert site.ledger() == []

@@ -312,7 +312,7 @@ def test_a_content_that_somebody_else_records_at_that_moment_is_a_duplicate(live
     ("change", "sentence"),
     [
         ("drop table vehicles_status", 'relation "vehicles_status" does not exist'),
-        ("alter table vehicles_status drop column status", 'column "status" does not exist'),
+        ("alter table vehicles_status drop column status cascade", 'column "status" does not exist'),
         ("drop table tidegate.rejected_record, tidegate.inbound_file", "tidegate.inbound_file"),
     ],
 )

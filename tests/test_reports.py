@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import flows
 from file_processing import loader, records
 from file_processing.batch import Batch
 from file_processing.report import rejected_name
@@ -222,7 +223,7 @@ def test_a_file_of_no_flow_is_told_where_it_could_go(live: Site) -> None:
     (error,) = found["errors"]
     assert error == {
         "reason": "neither its name nor its envelope key tells the flow",
-        "hint": "drop it into the folder of its flow: detection_events/, vehicle_status/, work_orders/",
+        "hint": "drop it into the folder of its flow: " + ", ".join(f"{flow}/" for flow in flows.discover()),
     }
     assert "the folder of its flow below input/" in found["what_next"]
 

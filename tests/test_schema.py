@@ -1,5 +1,6 @@
 """The schema: made at the start, compared with the declarations, changed by migrations."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sqlalchemy.orm import mapped_column
 import flows
 from models.errors import RetryLater, StopDaemon
 from models.flow import Flow
+from models.outbound import Outbound
 from models.tables import NAMING, LandedRow
 from services.db import engine as db_engine, revisions, schema
 from settings import Settings
@@ -77,8 +79,9 @@ def test_first_start_makes_the_ledger_and_the_tables_of_the_flows(empty: Engine)
     assert tables(empty) == {
         "tidegate.alembic_version",
         "tidegate.inbound_file",
+        "tidegate.outbound_file",
         "tidegate.rejected_record",
-        *(f"public.{flow.sql_table.name}" for flow in found.values()),
+        *(f"public.{table.name}" for flow in found.values() for table in flow.sql_tables),
     }
     schema.prepare(empty, found)
 
@@ -117,7 +120,7 @@ def test_migrations_of_the_ledger_equal_its_models(empty: Engine) -> None:
         checks = text(
             "select conname from pg_constraint where contype = 'c' and connamespace = 'tidegate'::regnamespace"
         )
-        assert connection.scalars(checks).all() == ["inbound_file_status_check"]
+        assert connection.scalars(checks).all() == ["inbound_file_status_check", "outbound_file_status_check"]
 
 
 def test_migrations_form_one_line_named_by_number(empty: Engine) -> None:
@@ -196,7 +199,7 @@ def test_table_that_differs_from_its_declaration_stops_with_what_differs(
     own = """
         source_file_id bigint, record_position int, replaced_file_id bigint, replaced_position int,
         inserted_at timestamptz not null default now(), changed_at timestamptz not null default now(),
-        is_synced boolean not null default false, synced_at timestamptz
+        is_synced boolean not null default false, synced_at timestamptz, outbound_file_id bigint, outbound_error text
     """
     with empty.begin() as connection:
         connection.execute(text(f"create table things ({existing}, {own})"))
@@ -248,6 +251,26 @@ def test_revision_and_upgrade_make_the_table_fit_again(empty: Engine, versions: 
     assert sqlalchemy.inspect(empty).get_pk_constraint("things")["constrained_columns"] == ["code", "size"]
     schema.prepare(empty, after(), versions=versions)
     assert schema.revision(empty, after(), "Nothing", versions=versions) is None
+
+
+def test_a_column_of_a_flow_that_sends_can_change(empty: Engine, versions: Path) -> None:
+    """A trigger names every column; PostgreSQL changes no column that a trigger names."""
+
+    def triggers() -> list[str]:
+        with empty.connect() as connection:
+            query = text("select tgname from pg_trigger where tgrelid = to_regclass('things') order by 1")
+            return list(connection.scalars(query))
+
+    def sending(declared: dict[str, Flow]) -> dict[str, Flow]:
+        outbound = Outbound(document=Thing, to_document=lambda row: row, file_name="{file_id}.json")
+        return {name: dataclasses.replace(flow, outbound=(outbound,)) for name, flow in declared.items()}
+
+    schema.prepare(empty, sending(before()), versions=versions)
+    made = triggers()
+    schema.revision(empty, sending(after()), "Sizes grew", versions=versions)
+    schema.prepare(empty, sending(after()), versions=versions)
+    assert columns(empty)["size"] == "BIGINT"
+    assert triggers() == made == ["tidegate_changed", "tidegate_notify"]
 
 
 def test_revision_reads_well_and_goes_back(empty: Engine, versions: Path) -> None:

@@ -19,6 +19,7 @@ from services.db import embedded, sqlstate
 from settings import Settings
 
 _SCHEME = re.compile(r"^postgres(ql)?(\+psycopg)?://")
+_LOCK_WAIT_SECONDS = 5.0
 _SPARE_CONNECTIONS = 3  # beside the workers: the ledger, `LISTEN`, a look by `status`
 _CONNECT: dict[str, Any] = {
     "connect_timeout": 5,
@@ -40,16 +41,26 @@ class Database:
 
     engine: Engine
     uri: str
-    _server: embedded.Server | None = field(default=None, repr=False)
+    _target: embedded.Server | str = field(repr=False)
 
     @property
     def embedded(self) -> bool:
-        return self._server is not None
+        return isinstance(self._target, embedded.Server)
+
+    def connect(self) -> psycopg.Connection:
+        """A connection of one's own, outside the pool and in autocommit mode, as LISTEN wants it.
+
+        It waits at most so long for what another application has locked.
+        """
+        with sqlstate.translated():
+            connection = _connect(self._target)
+            connection.execute("select set_config('lock_timeout', %s, false)", [f"{_LOCK_WAIT_SECONDS}s"])
+            return connection
 
     def recover(self) -> None:
         """Call it when the connection is lost: starts the embedded server again if it died."""
-        if self._server is not None:
-            self._server.ensure_running()
+        if isinstance(self._target, embedded.Server):
+            self._target.ensure_running()
 
 
 @contextmanager
@@ -65,7 +76,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
         return
     uri = _SCHEME.sub("postgresql://", settings.database_url.get_secret_value())
     with _engine(settings, uri) as engine:
-        yield Database(engine, _without_password(uri))
+        yield Database(engine, _without_password(uri), uri)
 
 
 def ping(engine: Engine) -> str:
@@ -88,10 +99,7 @@ def _engine(settings: Settings, target: embedded.Server | str) -> Iterator[Engin
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> psycopg.Connection:
-        # libpq reads the URI itself; the embedded server's may have changed since the last time.
-        uri = target if isinstance(target, str) else target.uri
-        connection = psycopg.connect(**_connect_parameters(uri), context=options["context"], autocommit=True)
-        connection.execute("set timezone to 'UTC'")  # whatever role, database and PGTZ say
+        connection = _connect(target, context=options["context"])
         connection.autocommit = False
         return connection
 
@@ -99,6 +107,15 @@ def _engine(settings: Settings, target: embedded.Server | str) -> Iterator[Engin
         yield engine
     finally:
         engine.dispose()
+
+
+def _connect(target: embedded.Server | str, **options: Any) -> psycopg.Connection:
+    """A connection in autocommit mode."""
+    # libpq reads the URI itself; the embedded server's may have changed since the last time.
+    uri = target if isinstance(target, str) else target.uri
+    connection = psycopg.connect(**_connect_parameters(uri), **options, autocommit=True)
+    connection.execute("set timezone to 'UTC'")  # whatever role, database and PGTZ say
+    return connection
 
 
 def _connect_parameters(uri: str) -> dict[str, Any]:

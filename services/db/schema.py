@@ -13,7 +13,7 @@ from sqlalchemy.schema import sort_tables
 from models.errors import RejectFile, StopDaemon
 from models.flow import Flow
 from models.ledger import SCHEMA
-from services.db import sqlstate
+from services.db import sqlstate, triggers
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -64,10 +64,13 @@ def prepare(engine: Engine, flows: Mapping[str, Flow], *, versions: Path = VERSI
             logger.info("created the table {}", table.fullname)
         if misfits := list(_misfits(connection, {name: tables[name] for name in existing}, existing)):
             raise StopDaemon("; ".join(misfits), hint=_MIGRATE)
+        for flow in flows.values():
+            if triggers.ensure(connection, flow):
+                logger.debug("created the triggers of {}", flow.name)
 
 
 def upgrade(engine: Engine, *, versions: Path = VERSIONS) -> None:
-    """Run the migrations that the database has not seen."""
+    """Run the migrations that the database has not seen; `prepare` brings the triggers back."""
     with _transaction(engine) as connection:
         _upgrade(connection, versions)
 
@@ -127,6 +130,7 @@ def _upgrade(connection: Connection, versions: Path) -> None:
     from alembic import command
 
     connection.execute(text(f"create schema if not exists {SCHEMA}"))
+    triggers.drop(connection)
     command.upgrade(config(connection, versions), "head")
     logger.info("upgraded the schema from {} to {}", current or "nothing", known[-1])
 
@@ -145,7 +149,8 @@ def _revisions(versions: Path) -> list[str]:
 
 def _by_name(connection: Connection, flows: Mapping[str, Flow]) -> dict[str, Table]:
     preparer = connection.dialect.identifier_preparer
-    return {preparer.format_table(flow.sql_table): flow.sql_table for flow in flows.values()}
+    tables = [table for flow in flows.values() for table in flow.sql_tables]
+    return {preparer.format_table(table): table for table in tables}
 
 
 def _columns(connection: Connection, tables: Iterable[str]) -> dict[str, list[Column]]:

@@ -1,4 +1,4 @@
-"""The ledger: inbound files and rejected records."""
+"""The ledger: inbound files, rejected records, outbound files."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -78,8 +78,46 @@ def upgrade() -> None:
     op.create_index(
         op.f("rejected_record_inbound_file_id_idx"), "rejected_record", ["inbound_file_id"], schema="tidegate"
     )
+    op.create_table(
+        "outbound_file",
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("flow", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("sha256", sa.LargeBinary, nullable=False),
+        sa.Column("bytes", sa.BigInteger, nullable=False),
+        sa.Column("records", sa.Integer, nullable=False),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, server_default=sa.text("0"), nullable=False),
+        sa.Column("next_attempt_at", INSTANT),
+        sa.Column("last_error", sa.Text),
+        sa.Column("created_at", INSTANT, server_default=sa.func.now(), nullable=False),
+        sa.Column("written_at", INSTANT),
+        sa.Column("delivered_at", INSTANT),
+        sa.Column("node", sa.Text, nullable=False),
+        sa.Column("content", sa.LargeBinary),
+        sa.Column("taken", JSONB),
+        sa.CheckConstraint(
+            "status in ('writing', 'written', 'delivered', 'failed')", name=op.f("outbound_file_status_check")
+        ),
+        schema="tidegate",
+    )
+    op.create_index(
+        "outbound_file_open",
+        "outbound_file",
+        ["flow", "id"],
+        schema="tidegate",
+        postgresql_where=sa.text("status = 'writing'"),
+    )
+    op.create_index("outbound_file_recent", "outbound_file", ["flow", "id"], schema="tidegate")
+    op.create_index("outbound_file_name", "outbound_file", ["flow", "name"], schema="tidegate")
+
+    # Both are there for moments: compressing them would be most of their cost.
+    op.execute(
+        "alter table tidegate.outbound_file alter content set storage external, alter taken set storage external"
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("outbound_file", schema="tidegate")
     op.drop_table("rejected_record", schema="tidegate")
     op.drop_table("inbound_file", schema="tidegate")

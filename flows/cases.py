@@ -1,0 +1,172 @@
+"""Cases of Intempus, which is their master."""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from sqlalchemy import BigInteger, Numeric
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.document import DecimalText, UtcText
+from models.flow import Flow
+from models.outbound import Form, Outbound, Row
+from models.source import Flag, Int64OrText, UtcInstant
+from models.tables import LandedRow
+
+_RESOURCE = re.compile(r"/web/v1/\w+/(\d+)/")
+
+
+def _unset(value: object) -> object:
+    """Intempus writes an unset field as null or as an empty text."""
+    return None if value == "" else value
+
+
+def _related(value: object) -> object:
+    """The id out of a resource URI, or out of the object that sometimes stands in its place."""
+    if isinstance(value, dict):
+        value = value.get("resource_uri")
+    if value is None or value == "":
+        return None
+    match = _RESOURCE.fullmatch(str(value))
+    if match is None:
+        raise ValueError("should be a resource URI like /web/v1/customer/77/")
+    return int(match[1])
+
+
+Optional = BeforeValidator(_unset)
+RelatedId = Annotated[int | None, BeforeValidator(_related)]
+Hours = Annotated[Decimal, Field(max_digits=14, decimal_places=2)]
+IsoDate = Annotated[date | None, Optional]
+
+
+class IntempusCase(BaseModel):
+    """A case as Intempus sends it; fields not named here stay in `document`.
+
+    `deleted_at` is ours: Intempus never reports a deletion, the full walk finds it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    id: Int64OrText
+    number: Annotated[str | None, Optional] = None
+    name: str
+    active: Flag
+    customer: RelatedId = None
+    customer_name: Annotated[str | None, Optional] = None
+    case_state: RelatedId = None
+    case_state_name: Annotated[str | None, Optional] = None
+    case_group: RelatedId = None
+    department: RelatedId = None
+    creation_date: IsoDate = None
+    start_date: IsoDate = None
+    hour_budget: Annotated[Hours | None, Optional] = None
+    notes: Annotated[str | None, Optional] = None
+    logical_timestamp: Int64OrText
+    deleted_at: UtcInstant | None = None
+    document: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def keep_document(cls, case: object) -> object:
+        if not isinstance(case, dict):
+            return case
+        return case | {"document": {name: value for name, value in case.items() if name != "deleted_at"}}
+
+
+class Case(LandedRow):
+    """A case; `document` is the whole of what the master sent."""
+
+    __tablename__ = "cases"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    number: Mapped[str | None]
+    name: Mapped[str]
+    active: Mapped[bool]
+    customer_id: Mapped[int | None] = mapped_column(BigInteger)
+    customer_name: Mapped[str | None]
+    case_state_id: Mapped[int | None] = mapped_column(BigInteger)
+    case_state_name: Mapped[str | None]
+    case_group_id: Mapped[int | None] = mapped_column(BigInteger)
+    department_id: Mapped[int | None] = mapped_column(BigInteger)
+    creation_date: Mapped[date | None]
+    start_date: Mapped[date | None]
+    hour_budget: Mapped[Decimal | None] = mapped_column(Numeric(14, 2))
+    notes: Mapped[str | None]
+    logical_timestamp: Mapped[int] = mapped_column(BigInteger)
+    deleted_at: Mapped[datetime | None]
+    document: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+def to_rows(case: IntempusCase) -> Iterable[Mapping[str, object]]:
+    yield {
+        "id": case.id,
+        "number": case.number,
+        "name": case.name,
+        "active": case.active,
+        "customer_id": case.customer,
+        "customer_name": case.customer_name,
+        "case_state_id": case.case_state,
+        "case_state_name": case.case_state_name,
+        "case_group_id": case.case_group,
+        "department_id": case.department,
+        "creation_date": case.creation_date,
+        "start_date": case.start_date,
+        "hour_budget": case.hour_budget,
+        "notes": case.notes,
+        "logical_timestamp": case.logical_timestamp,
+        "deleted_at": case.deleted_at,
+        "document": case.document,
+    }
+
+
+class CaseChange(BaseModel):
+    """What became of a case since it last went out."""
+
+    change: Literal["created", "updated", "deleted"]
+    id: int
+    number: str | None
+    name: str
+    active: bool
+    customer_id: int | None
+    customer_name: str | None
+    case_state_id: int | None
+    case_state_name: str | None
+    case_group_id: int | None
+    department_id: int | None
+    creation_date: date | None
+    start_date: date | None
+    hour_budget: DecimalText | None
+    notes: str | None
+    logical_timestamp: int
+    deleted_at: UtcText | None
+
+
+def to_change(case: Row) -> Mapping[str, object]:
+    if case["deleted_at"] is not None:
+        change = "deleted"
+    else:
+        change = "created" if case["outbound_file_id"] is None else "updated"
+    return {"change": change, **{name: case[name] for name in CaseChange.model_fields if name != "change"}}
+
+
+FLOW = Flow(
+    record=IntempusCase,
+    table=Case,
+    envelope="objects",
+    file_prefixes=("case",),
+    newest_by="logical_timestamp",
+    to_rows=to_rows,
+    outbound=(
+        Outbound(
+            document=CaseChange,
+            to_document=to_change,
+            form=Form.ENVELOPE,
+            envelope="cases",
+            file_name="cases-{file_id}.json",
+        ),
+    ),
+)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from tests.sites import Site
+from tests.waiting import eventually
 
 T1, T2 = "2022-05-05T22:02:34Z", "2022-05-05T23:02:34Z"
 
@@ -47,7 +48,7 @@ def test_older_report_does_not_overwrite(live: Site) -> None:
 
 def test_the_same_facts_in_another_file_write_nothing(live: Site) -> None:
     live.drop("1.json", {"vehicle_status": [report("a")]}, flow="vehicle_status")
-    live.settled(1)
+    eventually(lambda: live.query("select 1 from vehicles_status where is_synced"), what="the row, loaded and sent")
     before = live.query("select xmin, * from vehicles_status")
     live.drop("2.json", [report("a")], flow="vehicle_status")
     assert live.settled(2)[1]["unchanged"] == 1

@@ -589,7 +589,7 @@ def test_a_file_that_vanished_before_it_was_read_is_forgotten(hardy: Site) -> No
     for number in range(20):
         hardy.drop(f"{number}.json", [good(str(number))], flow=STATUS).unlink(missing_ok=True)
     lives_on(hardy)
-    assert hardy.waiting() == []
+    eventually(lambda: hardy.waiting() == [], what="an empty input folder")
     assert all(line["status"] == "loaded" for line in hardy.ledger())
 
 

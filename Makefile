@@ -11,7 +11,7 @@ pip_install := $(bin)/python -m pip install -qq --disable-pip-version-check -r
 no_venv := $(shell test -x $(bin)/python || echo venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench clean system-deps venv
+.PHONY: help run demo test lint format bench clean system-deps venv
 
 help: ## list these commands
 	@echo "Tidegate: drop a JSON file into input/, find its rows in PostgreSQL."
@@ -19,6 +19,9 @@ help: ## list these commands
 
 run: .venv/run.stamp ## start the daemon (ARGS="--help" passes arguments)
 	@exec $(bin)/python main.py run $(ARGS)
+
+demo: .venv/run.stamp ## the daemon among stand-ins of all partner systems, and a stream through all flows
+	@exec $(bin)/python main.py demo $(ARGS)
 
 test: .venv/dev.stamp system-deps ## run every test (PYTEST_ARGS="-k ledger -n 0" narrows it)
 	$(bin)/python -m pytest -n auto $(PYTEST_ARGS)
@@ -45,14 +48,18 @@ clean: ## remove .venv and caches, never .data/, input/ or what was filed
 
 # What tests need beyond Python. Where it cannot be installed they skip it, and this says so.
 system-deps:
-	@command -v systemd-analyze >/dev/null && exit 0; \
+	@missing=; \
+	command -v systemd-analyze >/dev/null || missing=" systemd"; \
+	PATH="$$PATH:/usr/sbin" command -v sshd >/dev/null || missing="$$missing openssh-server"; \
+	command -v sftp >/dev/null || missing="$$missing openssh-client"; \
+	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing systemd-analyze, which the tests of deploy/tidegate.service ask ..."; \
+		echo "Installing$$missing for the tests of deploy/tidegate.service and of SFTP ..." | tr -s ' '; \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y -qq --no-install-recommends systemd; } >/dev/null && exit 0; \
+			apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null && exit 0; \
 	fi; \
-	echo "There is no systemd-analyze here, so two tests of deploy/tidegate.service are skipped:" \
-		"to run them too, install systemd (Debian, Ubuntu: sudo apt-get install systemd)." >&2
+	echo "Tests of deploy/tidegate.service and of SFTP are skipped for want of:" $$missing; \
+	echo "To run them too, install it (Debian, Ubuntu: sudo apt-get install" $$missing")" >&2
 
 .venv/run.stamp: requirements.txt $(no_venv)
 	@echo "Installing requirements.txt into .venv ..."

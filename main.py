@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 from loguru import logger
 
-from commands import database, load, look, retry, run as running, send
+from commands import database, demo, load, look, retry, run as running, send
 from commands.console import ALL_WELL, WRONG_USE, complain
 from models.errors import TidegateError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(running.run)
+app.command()(demo.demo)
 app.command()(load.ingest)
 app.command()(look.status)
 app.command()(look.files)

@@ -2,14 +2,20 @@
 
 import difflib
 import io
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import AliasChoices, BeforeValidator, Field, PositiveInt, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, PositiveInt, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.connector import Kind, Setting
 from models.errors import StopDaemon
 
 _HINT = "see .env.example for every setting"
@@ -42,8 +48,9 @@ class Settings(BaseSettings):
     """Each field's environment name is its own in upper case, or the alias given here."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="forbid", frozen=True
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
     )
+    _declared: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
     database_url: SecretStr | None = Field(None, description="PostgreSQL to use; unset: the embedded server")
     input_dir: Path = Field(Path("input"), validation_alias=AliasChoices("input_dir", "data_inbound_dir"))
@@ -63,6 +70,10 @@ class Settings(BaseSettings):
     max_file_bytes: PositiveInt = Field(4 * 2**30, description="a larger file, also when decompressed, is refused")
     workers: int = Field(2, ge=1, le=64, description="flows loaded at the same time")
 
+    api_host: str = Field("127.0.0.1", description="the address the API listens at")
+    api_port: int = Field(9001, ge=0, le=65535, description="0: no API")
+    api_token: SecretStr | None = Field(None, min_length=8, description="what a request has to send")
+
     @property
     def folders(self) -> dict[str, Path]:
         """The folders by the name of their setting."""
@@ -73,19 +84,93 @@ class Settings(BaseSettings):
             "REJECTED_DIR": self.rejected_dir,
         }
 
+    def text(self, setting: Setting) -> str:
+        """The value of a setting that a flow declares; its default, or empty, where it is not given."""
+        return self.secret(setting).get_secret_value()
 
-def load(env_file: Path | None = Path(".env")) -> Settings:
+    def secret(self, setting: Setting) -> SecretStr:
+        """The same, never shown."""
+        return self._declared.get(setting.name) or SecretStr(setting.default)
+
+    @property
+    def declared(self) -> Mapping[str, SecretStr]:
+        """What is given of the names that flows declare."""
+        return self._declared
+
+    def with_values(self, **values: str) -> "Settings":
+        """These settings with values for names that flows declare."""
+        made = self.model_copy()
+        made._declared = self._declared | {name: SecretStr(value) for name, value in values.items()}
+        return made
+
+
+Declared = Callable[[Path | None], Iterable[Setting]]
+"""From FLOWS_DIR to the settings that flows declare."""
+
+
+def load(env_file: Path | None = Path(".env"), declared: Declared = lambda _flows_dir: ()) -> Settings:
     """Read the environment and `env_file`.
 
     Raises StopDaemon with one sentence per wrong or unknown setting.
     """
+    _check_lines(env_file)
+    in_file = {name.upper(): value for name, value in dotenv_values(env_file).items()} if env_file else {}
+    given = {name: value for name, value in {**in_file, **_environment()}.items() if value}
+    further = {
+        setting.name: setting for setting in declared(Path(given["FLOWS_DIR"]) if "FLOWS_DIR" in given else None)
+    }
+    values = {name: given[name] for name in further if name in given}
+    known = {*names(), *further}
+    sentences = [_unknown(name, known) for name in in_file if name not in known]
+    sentences += [sentence for name, value in values.items() if (sentence := _misfit(further[name], value))]
     try:
-        _check_lines(env_file)
-        return Settings(_env_file=env_file)
+        settings = Settings(_env_file=env_file)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False)
-        sentences = [_sentence(str(*e["loc"][:1]), e["type"], e["msg"], e["input"]) for e in wrong]
+        sentences = [_sentence(str(*e["loc"][:1]), e["msg"], e["input"]) for e in wrong] + sentences
         raise StopDaemon("; ".join(sentences), hint=_HINT) from None
+    if sentences:
+        raise StopDaemon("; ".join(sentences), hint=_HINT)
+    return settings.with_values(**values)
+
+
+def _environment() -> Mapping[str, str]:
+    return {name.upper(): value for name, value in os.environ.items()}
+
+
+def _misfit(setting: Setting, value: str) -> str | None:
+    """What is wrong with a declared setting's value."""
+    wrong = None
+    match setting.kind:
+        case Kind.URL:
+            if "@" in value or "?" in value:
+                return f"{setting.name} is not valid: credentials and a query do not belong into an address"
+            if not _is_address(value):
+                wrong = "it should be http://HOST or https://HOST, with a port and a path where there is one"
+        case Kind.SECRET if not (value.isascii() and value.isprintable() and value == value.strip()):
+            return f"{setting.name} is not valid: it should be printable ASCII, without a blank at either end"
+        case Kind.PORT if not (value.isdecimal() and 0 < int(value) < 65536):
+            wrong = "it should be a number from 1 to 65535"
+        case Kind.SECONDS:
+            try:
+                seconds = float(value)
+            except ValueError:
+                seconds = math.nan
+            if not 0 < seconds < math.inf:
+                wrong = "it should be a number of seconds, more than 0"
+        case _:
+            pass
+    return wrong and f"{setting.name}={value!r} is not valid: {wrong}"
+
+
+def _is_address(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:  # a bracket left open, a port over 65535
+        return False
+    plain = value.isascii() and value.isprintable() and " " not in value
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not parts.fragment
 
 
 def names() -> dict[str, str]:
@@ -112,11 +197,13 @@ def _check_lines(env_file: Path | None) -> None:
             raise StopDaemon(f"line {number} of {env_file} is not NAME=value", hint=_HINT)
 
 
-def _sentence(name: str, kind: str, message: str, value: object) -> str:
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"unknown setting {name} in .env" + (f", did you mean {close[0]}?" if close else "")
+
+
+def _sentence(name: str, message: str, value: object) -> str:
     name = name.upper()
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(name, names(), n=1)
-        return f"unknown setting {name} in .env" + (f", did you mean {close[0]}?" if close else "")
     field = Settings.model_fields.get(names().get(name, ""))
     shown = "" if field is None or "Secret" in str(field.annotation) else f"={value!r}"
     return f"{name}{shown} is not valid: {message}"

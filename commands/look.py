@@ -1,6 +1,7 @@
 """`status`, `files`, `trace`, `flows`: how things stand and where they came from."""
 
 import dataclasses
+import json
 from collections import Counter
 from datetime import datetime
 from typing import Annotated
@@ -28,7 +29,7 @@ from models.errors import TidegateError
 from models.flow import Flow
 from models.ledger import FileStatus
 from services import daemon_state
-from services.daemon_state import DaemonState
+from services.daemon_state import DaemonState, JobPhase, JobState
 from services.db import engine as databases
 from settings import Settings
 
@@ -108,6 +109,8 @@ def show_status(health: Health) -> None:
             out.print(f"          waits: {printable(name)}: {reason}")
         if len(daemon.waiting) > SHOWN_WAITING:
             out.print(f"          and {len(daemon.waiting) - SHOWN_WAITING} more wait")
+        for job in daemon.connectors:
+            show_connector(job)
     if not health.daemons:
         out.print("daemon    none runs here: python main.py run")
     if health.version is None:
@@ -135,12 +138,29 @@ def show_status(health: Health) -> None:
             out.print(f"  outbound    {when(line.outbound_at)}  {line.outbound_file}")
         if line.outbound_error is not None:
             out.print(f"  outbound waits: {line.outbound_error}", style="red")
+        if line.undelivered:
+            out.print(f"  delivery    {plural(line.undelivered, 'file')} not delivered yet")
+        if line.refused:
+            out.print(
+                f"  refused     {plural(line.refused, 'file')} by a partner, the last is "
+                f"#{line.refused_id}: {line.refused_error}",
+                style="red",
+            )
         if line.set_aside:
             out.print(
                 f"  set aside   {plural(line.set_aside, 'row')} cannot go out: {line.set_aside_error}", style="red"
             )
         if line.last_error is not None:
             out.print(f"  last error  {when(line.last_error_at)}  #{line.last_error_id} {line.last_error}")
+
+
+def show_connector(job: JobState) -> None:
+    match job.phase:
+        case JobPhase.RUNNING | JobPhase.WAITING:
+            out.print(f"          {job.name}: {job.detail or job.phase}")
+        case JobPhase.FAILING | JobPhase.STOPPED:
+            hint = f" ({job.hint})" if job.hint else ""
+            out.print(f"          {job.name} {job.phase} since {moment(job.since)}: {job.detail}{hint}", style="red")
 
 
 def when(value: datetime | None) -> str:
@@ -226,6 +246,8 @@ def trace(
     if found.carried_by is not None:
         sent = found.carried_by
         rows.append(("went out in", f"#{sent.id} {sent.name}, written {when(sent.written_at)}"))
+        if sent.delivered_at is not None:
+            rows.append(("delivered", f"{moment(sent.delivered_at)}, answered {json.dumps(sent.delivered_as)}"))
     if found.replaced is not None:
         rows.append(("replaced", origin(found.replaced, found.own["replaced_position"])))
     aligned(rows)

@@ -10,6 +10,7 @@ from file_processing import ledger, outbox, retry as retrying
 from file_processing.routing import printable
 from models.errors import TidegateError
 from services import daemon_state
+from services.destinations import delivery
 
 
 def retry(
@@ -24,6 +25,9 @@ def retry(
         list[int] | None,
         typer.Option("--outbound", metavar="OUTBOUND_ID", help="As `trace` and the log show them.", show_default=False),
     ] = None,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="Every outbound file that a partner refused.", show_default=False)
+    ] = False,
     set_aside: Annotated[
         bool, typer.Option("--set-aside", help="Every row that could not be translated.", show_default=False)
     ] = False,
@@ -32,9 +36,11 @@ def retry(
         bool, typer.Option("--force", help="Also what is loaded: it is loaded once more.", show_default=False)
     ] = False,
 ) -> None:
-    """Put filed files back into the input folder, or have rows go out again.
+    """Put filed files back into the input folder, or have outbound files or rows go out again.
 
-    Mend a rejected file where it lies, in REJECTED_DIR, or mend its flow; then retry it.
+    Mend a rejected file where it lies, in REJECTED_DIR, or mend its flow; then retry it. An outbound
+    file that a partner refused is delivered once more as it is; of one that he took, or that is no longer
+    there as it was, the rows go out anew.
 
     Examples:
 
@@ -44,14 +50,16 @@ def retry(
 
       python main.py retry --outbound 5 --outbound 6
     """
-    if sum(map(bool, (ledger_ids, all_rejected, outbound, set_aside))) != 1:
-        raise typer.BadParameter("name LEDGER_IDs, or give one of --all-rejected, --outbound, --set-aside")
-    if flow is not None and not (all_rejected or set_aside):
-        raise typer.BadParameter("--flow narrows --all-rejected and --set-aside: an id needs none")
+    if sum(map(bool, (ledger_ids, all_rejected, outbound, refused, set_aside))) != 1:
+        raise typer.BadParameter("name LEDGER_IDs, or give one of --all-rejected, --outbound, --refused, --set-aside")
+    if flow is not None and not (all_rejected or refused or set_aside):
+        raise typer.BadParameter("--flow narrows --all-rejected, --refused and --set-aside: an id needs none")
     with opened() as site:
         named(site.flows, flow)
         if outbound:
             well = _send_again(site, outbound)
+        elif refused:
+            well = _deliver_refused(site, flow)
         elif set_aside:
             well = _unset_aside(site, flow)
         else:
@@ -88,12 +96,29 @@ def _send_again(site: Site, outbound_ids: list[int]) -> bool:
     with site.own_connection() as connection:
         for number in dict.fromkeys(outbound_ids):
             try:
-                count = outbox.send_again(connection, site.flows, number)
-                out.print(f"#{number}: {plural(count, 'row')} will go out again")
+                if delivery.deliver_again(connection, site.settings.output_dir.resolve(), number):
+                    out.print(f"#{number} will be delivered again")
+                else:
+                    count = outbox.send_again(connection, site.flows, number)
+                    if not delivery.give_up(connection, number, goes_out_anew=count > 0):
+                        raise TidegateError(
+                            f"#{number} is gone or changed, and no row says that it went out in it",
+                            hint="put it back as it was, or change a row, and a new file goes out",
+                        )
+                    since = "" if count else ": they have gone out in newer files since"
+                    out.print(f"#{number}: {plural(count, 'row')} will go out again{since}")
             except TidegateError as error:
                 well = False
                 complain(error)
     return well
+
+
+def _deliver_refused(site: Site, flow: str | None) -> bool:
+    with site.own_connection() as connection:
+        refused = delivery.refused(connection, flow)
+    if not refused:
+        out.print("no partner refused a file")
+    return _send_again(site, refused)
 
 
 def _unset_aside(site: Site, flow: str | None) -> bool:

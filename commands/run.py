@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from commands import connectors
 from commands.console import from_here, out, this_program
 from commands.site import Site, configured, make_folders, node
 from file_processing.daemon import Daemon
@@ -15,6 +16,7 @@ from models.errors import RetryLater
 from services import daemon_state, systemd
 from services.db import engine as databases, schema
 from services.observer.inbox import Inbox
+from services.supervisor import Supervisor
 
 SAMPLES = Path(__file__).parent.parent / "sample_files"
 
@@ -54,6 +56,7 @@ def run() -> None:
             ),
             handler=site.handler(keep=False, stopping=stopping),
             writer=site.writer(stopping),
+            connectors=Supervisor(connectors.jobs(site)),
             publisher=publisher,
             recover=database.recover,
             workers=settings.workers,
@@ -87,6 +90,8 @@ def welcome(site: Site) -> None:
     folder = site.settings.input_dir
     out.print(f"Watching  {folder.resolve()}/ and its folders: {', '.join(site.flows)}")
     out.print(f"Database  {site.database.uri}" + ("  (embedded)" if site.database.embedded else ""))
+    if site.settings.api_port:
+        out.print(f"API       http://{site.settings.api_host}:{site.settings.api_port}/docs")
     sample = next((path for flow in site.flows for path in sorted((SAMPLES / flow).glob("*.*"))), None)
     if sample is not None:
         out.print(f"Try       cp {from_here(sample)} {folder}/{sample.parent.name}/")

@@ -13,14 +13,15 @@ from psycopg import Connection
 
 import flows as flow_folder
 import settings as settings_module
-from file_processing.filing import Cabinet
 from file_processing.handler import Handler
 from file_processing.writer import Writer
 from flows import Flows
+from models.connector import Connector
 from models.errors import StopDaemon, TidegateError
 from services import log
 from services.db import engine as databases, schema, sqlstate
 from services.db.engine import Database
+from services.filing import Cabinet
 from settings import Settings
 
 
@@ -85,10 +86,27 @@ def node() -> str:
 
 def configured(*, console_log: bool = False) -> tuple[Settings, Flows]:
     """The settings and the flows, with logging set up by them."""
-    settings = settings_module.load()
+    settings = settings_module.load(declared=flow_folder.settings)
     log.configure(settings, console=console_log)
-    further = [settings.flows_dir] if settings.flows_dir else []
-    return settings, flow_folder.discover(*further)
+    flows = flow_folder.discover(*([settings.flows_dir] if settings.flows_dir else []))
+    for flow in flows.values():
+        for connector in flow.connectors:
+            is_on(connector, settings)
+    return settings, flows
+
+
+def is_on(connector: Connector, settings: Settings) -> bool:
+    """Whether a connector's address is configured. Raises StopDaemon when it is, and what else it needs is not."""
+    if not settings.text(connector.address):
+        return False
+    for choice in connector.needs:
+        if not any(settings.text(setting) for setting in choice):
+            missing = " or ".join(setting.name for setting in choice)
+            raise StopDaemon(
+                f"{connector.address.name} is set, and {missing} is not",
+                hint=f"set it, or remove {connector.address.name}",
+            )
+    return True
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from file_processing import positions
+from file_processing.edi.received import Received
 from file_processing.positions import START, Place, Steps
+from models.edi import SegmentError
 
 _LINE = re.compile(r"[^ \t\r\n](?:[^\n]*[^ \t\r\n])?")
 """A line that is not blank, without the blanks around it."""
@@ -13,13 +15,16 @@ _LINE = re.compile(r"[^ \t\r\n](?:[^\n]*[^ \t\r\n])?")
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Stands for a line of a JSON Lines file that is not JSON; it never validates.
+    """Stands for a line of a JSON Lines file that is not JSON, or a message that is no record; it never validates.
 
     column: where in the line it goes wrong, from 1.
+    at: where in the message it goes wrong, in characters from its start; `cause` names the segment.
     """
 
     reason: str
-    column: int
+    column: int | None = None
+    at: int = 0
+    cause: SegmentError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Batch:
     envelope: steps from the document's root to the list of records.
     single: the document is one record and not a list.
     lines: each record is a document on a line of its own.
+    edi: the interchange whose messages became the records; the text is no JSON then.
     """
 
     records: Sequence[object]
@@ -44,6 +50,7 @@ class Batch:
     envelope: Steps = ()
     single: bool = False
     lines: bool = False
+    edi: Received | None = None
 
     def steps(self, index: int) -> Steps:
         """The steps from the root of the record's document to record `index` of this batch."""
@@ -52,7 +59,10 @@ class Batch:
     def spans(self) -> Iterator[tuple[int, int]]:
         """Start and end of every record within `decoded`."""
         text = self.decoded
-        if self.lines:
+        if self.edi is not None:
+            for message in self.edi.messages:
+                yield message.segments[0].span[0], message.segments[-1].span[1]
+        elif self.lines:
             yield from (match.span() for match in _LINE.finditer(text))
         elif self.single:
             yield positions.skip_blanks(text, 0), len(text.rstrip())
@@ -63,4 +73,4 @@ class Batch:
 
     @property
     def decoded(self) -> str:
-        return self.text.decode("utf-8", "replace")
+        return self.edi.text if self.edi else self.text.decode("utf-8", "replace")

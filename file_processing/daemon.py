@@ -28,6 +28,7 @@ from services import systemd
 from services.daemon_state import Fault, Phase, Publisher
 from services.observer.inbox import Inbox
 from services.observer.paths import Found
+from services.supervisor import Supervisor
 
 TAKE_SECONDS = 0.5
 """The longest the loop sleeps: so late, at most, it notices a signal."""
@@ -76,6 +77,7 @@ class Daemon:
         inbox: Inbox,
         handler: Handler,
         writer: Writer,
+        connectors: Supervisor,
         publisher: Publisher,
         recover: Callable[[], None],
         workers: int,
@@ -84,6 +86,7 @@ class Daemon:
         self._inbox = inbox
         self._handler = handler
         self._writer = writer
+        self._connectors = connectors
         self._publisher = publisher
         self._recover = recover
         self._stopping = stopping
@@ -98,6 +101,7 @@ class Daemon:
         """Work until `stopping` is set. Raises StopDaemon when going on would be wrong."""
         self._inbox.start()
         self._writer.start()
+        self._connectors.start()
         try:
             while not self._stopping.is_set():
                 self._start_lanes()
@@ -108,6 +112,7 @@ class Daemon:
             self._stopping.set()
             self._publish(state=Phase.STOPPING)
             systemd.notify("STOPPING=1")
+            self._connectors.stop()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._writer.join()
             self._inbox.stop()
@@ -238,6 +243,7 @@ class Daemon:
             state=Phase.WAITING_FOR_DATABASE if fault else Phase.WATCHING,
             fault=fault,
             outbound=self._writer.faults(),
+            connectors=self._connectors.states(),
             waiting=tuple(itertools.islice(self._waiting(), SHOWN_WAITING)),
             counters={key: int(value) for key, value in dataclasses.asdict(self._inbox.status()).items()},
         )

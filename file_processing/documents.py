@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from string import Formatter
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from models.flow import Flow
-from models.outbound import Form, Outbound, Row
+from models.outbound import Form, Outbound, RenderFunction, Row
 
 MAX_NAME_BYTES = 200
 """Leaves room in a file name for what a temporary name or a delivery puts around it."""
@@ -19,18 +20,27 @@ MAX_NAME_BYTES = 200
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
+Content = bytes | Callable[[int], bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A file that is to be written.
 
     name: below the flow's output folder; `{file_id}` still stands where the ledger's number belongs.
+    content: in bytes, or what writes it once that number is known.
     completes: the rows that have gone out wholly once this file is there.
     """
 
     name: str
-    content: bytes
+    content: Content
     records: int
     completes: Sequence[Row]
+
+    def numbered(self, number: int) -> tuple[str, bytes]:
+        """Name and content of the file that has this number in the ledger."""
+        content = self.content if isinstance(self.content, bytes) else self.content(number)
+        return self.name.replace("{file_id}", str(number)), content
 
 
 @dataclass(slots=True)
@@ -85,8 +95,8 @@ class _Documents:
         self._model = TypeAdapter[Any](outbound.document)
         self._list = TypeAdapter[list[Any]](list[outbound.document])  # type: ignore[name-defined]  # made at run time
 
-    def make(self, rows: Sequence[Row]) -> tuple[dict[int, bytes], dict[int, str]]:
-        """The document of each row as JSON, and why there is none where it cannot be made."""
+    def make(self, rows: Sequence[Row]) -> tuple[dict[int, Content], dict[int, str]]:
+        """The document of each row as JSON, or what renders it, and why there is none where it cannot be made."""
         fields: dict[int, Mapping[str, object]] = {}
         wrong: dict[int, str] = {}
         for index, row in enumerate(rows):
@@ -108,7 +118,23 @@ class _Documents:
                 except ValidationError as error:
                     wrong[index] = _reasons(error)
                     del fields[index]
-        return {index: to_json(one, by_alias=True) for index, one in zip(fields, valid, strict=True)}, wrong
+        documents = dict(zip(fields, valid, strict=True))
+        if self._outbound.render is not None:
+            return self._rendered(self._outbound.render, documents, wrong), wrong
+        return {index: to_json(document, by_alias=True) for index, document in documents.items()}, wrong
+
+    def _rendered(
+        self, render: RenderFunction, valid: Mapping[int, object], wrong: dict[int, str]
+    ) -> dict[int, Content]:
+        made: dict[int, Content] = {}
+        for index, document in valid.items():
+            try:
+                render(document, 0)  # what cannot be written is found now, and not when its file is numbered
+            except Exception as error:  # noqa: BLE001  # the flow's own function may fail in any way
+                wrong[index] = f"flow {self._flow.name} cannot write it: {type(error).__name__}: {error}"
+            else:
+                made[index] = partial(render, document)
+        return made
 
     def parts(self, indexes: Iterable[int]) -> Iterator[list[int]]:
         """The rows of each file."""
@@ -117,10 +143,11 @@ class _Documents:
         while part := list(islice(waiting, size)):
             yield part
 
-    def content(self, texts: Sequence[bytes]) -> bytes:
+    def content(self, contents: Sequence[Content]) -> Content:
+        texts = [content for content in contents if isinstance(content, bytes)]
         match self._outbound.form:
             case Form.ONE:
-                return texts[0] + b"\n"
+                return texts[0] + b"\n" if texts else contents[0]
             case Form.LINES:
                 return b"".join(text + b"\n" for text in texts)
             case Form.ARRAY:
@@ -134,17 +161,22 @@ class _Documents:
 
 
 def file_name(outbound: Outbound, row: Mapping[str, Any]) -> str:
-    """The file's name below the flow's folder, of the row's values made safe; `{file_id}` stays as it is.
+    """The file's name below the flow's folder, of the row's values; `{file_id}` stays as it is."""
+    return filled(f"{outbound.name}/{outbound.file_name}".lstrip("/"), row)
+
+
+def filled(pattern: str, values: Mapping[str, Any]) -> str:
+    """The pattern with the values, made safe as parts of a path.
 
     A value that had to be changed for it gets a digest, so that two values never share a name.
     """
-    parts = [f"{outbound.name}/"] if outbound.name else []
-    for text, name, _spec, _conversion in Formatter().parse(outbound.file_name):
+    parts = []
+    for text, name, _spec, _conversion in Formatter().parse(pattern):
         parts.append(text)
         if name == "file_id":
             parts.append("{file_id}")
         elif name is not None:
-            parts.append(_safe(str(row[name])))
+            parts.append(_safe(str(values[name])))
     return "".join(parts)
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from loguru import logger
 
-from file_processing import filing, outcome, routing
-from file_processing.filing import Cabinet
+from file_processing import outcome, routing
 from file_processing.loader import Loaded, Loader
 from file_processing.outcome import Outcome
 from models.errors import FileGone, RetryLater
 from models.ledger import FileStatus
+from services import filing
+from services.filing import Cabinet
 
 
 class Filer:

@@ -16,10 +16,9 @@ from psycopg import Connection
 
 from file_processing import healing, ledger, opening, prefetch, records, routing
 from file_processing.filer import Filer
-from file_processing.filing import Cabinet
 from file_processing.landing import Lander
 from file_processing.loader import Loaded, Loader, Skipped
-from file_processing.opening import Identity, OpenFile
+from file_processing.opening import OpenFile
 from file_processing.outcome import Dropped, Outcome
 from file_processing.planning import Incoming
 from file_processing.validation import Checked, Validator
@@ -27,6 +26,7 @@ from flows import Flows
 from models.errors import FileGone, RejectFile, RetryLater, StopDaemon, TidegateError
 from models.flow import Flow
 from services.db import sqlstate
+from services.filing import Cabinet, Identity
 
 GROUP_FILES = 512
 GROUP_BYTES = 4 << 20
@@ -125,8 +125,7 @@ class Handler:
         room = self._rooms[flow.name if flow else None]
         groups: deque[Sequence[Dropped]] = deque(_groups(files))
         while groups:
-            if self._stopping.is_set():
-                raise RetryLater("the daemon is stopping")
+            self._go_on()
             outcomes, again = self._handle_group(room, groups.popleft(), why)
             yield from outcomes
             groups.extendleft(reversed(again))
@@ -200,20 +199,29 @@ class Handler:
             content = opening.content(source, max_bytes=self._max_bytes)
             flow = validator.flow
             for batch in records.batches(
-                content, name=source.path.name, envelope=flow.envelope, exact=flow.exact_numbers
+                content,
+                name=source.path.name,
+                envelope=flow.envelope,
+                exact=flow.exact_numbers,
+                messages=flow.messages,
+                go_on=self._go_on,
             ):
                 checked = validator.check(batch)
                 incoming.take(checked)
                 self._progress(len(batch.text))
                 yield checked
-                if self._stopping.is_set():
-                    raise RetryLater("the daemon is stopping")
+                self._go_on()
             source.check_unchanged()
         except RejectFile:
             source.check_unchanged()  # what is half written is not refused: it waits
             raise
         except OSError as error:
             raise _unreadable(error) from error
+
+    def _go_on(self) -> None:
+        """Raises RetryLater."""
+        if self._stopping.is_set():
+            raise RetryLater("the daemon is stopping")
 
     def _load(self, room: _Room, files: Sequence[Incoming]) -> list[Loaded]:
         """Raises RetryLater or StopDaemon for what is not the files' fault, and what Loader.load raises."""

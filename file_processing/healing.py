@@ -8,11 +8,12 @@ from pathlib import Path
 from loguru import logger
 from psycopg import Connection
 
-from file_processing import filing, ledger, report, routing
-from file_processing.filing import Cabinet
+from file_processing import ledger, report, routing
 from file_processing.ledger import Unfiled
 from file_processing.report import Reports
 from models.ledger import FileStatus
+from services import filing
+from services.filing import Cabinet
 
 
 def heal(connection: Connection, flow: str | None, cabinet: Cabinet) -> None:

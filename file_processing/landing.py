@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -188,6 +189,9 @@ class _Children:
         self._delete = sql.SQL(_DELETE_CHILDREN).format(**parts)
         self._insert = sql.SQL(_INSERT_CHILDREN).format(**parts)
 
+    def key(self, parent: Landing) -> Row:
+        return tuple(parent.values[index] for index in self._key)
+
     def land(self, cursor: Cursor, types: Sequence[int], rows: Sequence[Landing]) -> None:
         self.stage.fill(cursor, types, self._rows(rows))
         cursor.execute(self._delete)
@@ -196,7 +200,7 @@ class _Children:
 
     def _rows(self, parents: Sequence[Landing]) -> Iterator[Row]:
         for parent in parents:
-            key = [parent.values[index] for index in self._key]
+            key = self.key(parent)
             for child in parent.children[self._number] if parent.children else ():
                 yield (*key, *child, parent.file_id, parent.position)
 
@@ -248,7 +252,7 @@ class Lander:
         types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
         if self._children:
             connection.execute(LOADING)
-        waiting = [rows]
+        waiting = self._rounds(rows)[::-1]
         while waiting:
             part = waiting.pop()
             try:
@@ -264,6 +268,26 @@ class Lander:
                 else:
                     waiting += reversed(halves)
         return landed, refused
+
+    def _rounds(self, rows: Sequence[Landing]) -> list[Sequence[Landing]]:
+        """The rows as they may land together: one without children after those that bring its key some.
+
+        One upsert keeps a single record of a key, and with it what that one says of the children.
+        """
+        if not self._children or all(row.children is not None for row in rows):
+            return [rows]
+        rounds: list[list[Landing]] = []
+        latest: dict[Row, tuple[int, bool]] = {}  # by key: the round of its last row, and whether that has children
+        for _, group in groupby(rows, lambda row: (row.file_id, row.position)):
+            record = [(self._children[0].key(row), row) for row in group]
+            before = [(*latest.get(key, (0, False)), row) for key, row in record]
+            number = max(last + (brought and row.children is None) for last, brought, row in before)
+            for (key, row), (last, brought, _) in zip(record, before, strict=True):
+                latest[key] = number, row.children is not None or (brought and last == number)
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number] += [row for _, row in record]
+        return list(rounds)
 
     def _land(self, connection: Connection, rows: Sequence[Landing], types: Sequence[Sequence[int]]) -> Landed:
         with connection.cursor() as cursor:

@@ -23,6 +23,8 @@ class Sent:
     id: int
     name: str
     written_at: datetime | None
+    delivered_at: datetime | None
+    delivered_as: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def trace(connection: Connection, flow: Flow, key: Sequence[str]) -> Trace | Non
 
 def _sent(connection: Connection, file_id: int | None) -> Sent | None:
     row = connection.execute(
-        "select id, name, written_at from tidegate.outbound_file where id = %s", [file_id]
+        "select id, name, written_at, delivered_at, delivered_as from tidegate.outbound_file where id = %s", [file_id]
     ).fetchone()
     return Sent(*row) if row else None
 

@@ -1,7 +1,7 @@
 """What a group of files does to the database: rows and ledger lines in one transaction."""
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,12 +9,10 @@ from itertools import repeat
 
 from psycopg import Connection
 
-from file_processing import ledger, planning
+from file_processing import interchanges, ledger, planning
 from file_processing.batch import Batch
-from file_processing.filing import Cabinet
 from file_processing.landing import Landed, Lander, Landing, RefusedByDatabase
 from file_processing.ledger import Entry
-from file_processing.opening import Identity
 from file_processing.planning import Incoming, Plan
 from file_processing.refusal import Refused, refuse_by_database
 from file_processing.report import Reports
@@ -22,6 +20,7 @@ from file_processing.validation import Checked
 from models.errors import FileGone, RejectFile, RetryLater
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
+from services.filing import Cabinet, Identity
 
 ROWS_AT_ONCE = 50_000
 """Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
@@ -75,25 +74,30 @@ class Loader:
         Raises Skipped when some cannot be read to their end or reported on, FlowBusy,
         RetryLater or psycopg.Error when the database cannot; then nothing of the group is loaded.
         """
+        ids: list[int] = []
         while True:
             try:
                 with connection.transaction():
                     ledger.lock_flow(connection, self.flow_name)
-                    plans = self._plan(connection, files, moves=filed_at is None)
+                    # Kept when it starts over: a refusal may name one of them.
+                    ids = ids or ledger.next_ids(connection, len(files))
+                    plans = self._plan(connection, files, ids, moves=filed_at is None)
                     landed = self._land(connection, [plan for plan in plans if plan.lands])
                     return self._write_down(connection, plans, landed, filed_at)
             except _NothingLoads:
                 continue
 
-    def _plan(self, connection: Connection, files: Sequence[Incoming], *, moves: bool) -> list[Plan]:
+    def _plan(
+        self, connection: Connection, files: Sequence[Incoming], ids: Sequence[int], *, moves: bool
+    ) -> list[Plan]:
         contents = {file.sha256 for file in files if file.sha256 is not None}
         without = [file.place for file in files if file.sha256 is None]
         known = ledger.known(connection, self.flow_name, contents, without)
         # Asked after the ledger: a file that another process filed before is gone by now.
         for file in files if moves else ():
             file.skipped = _not_in_place(file)
-        there = [file for file in files if file.skipped is None]
-        return planning.plan(there, ledger.next_ids(connection, len(there)), known, moves=moves)
+        there = [(file, file_id) for file, file_id in zip(files, ids, strict=True) if file.skipped is None]
+        return planning.plan(there, known, moves=moves)
 
     def _land(self, connection: Connection, plans: Sequence[Plan]) -> Landed:
         landed = Landed.nothing()
@@ -103,6 +107,7 @@ class Loader:
                 rows = [
                     Landing(row, plan.file_id, position, children)
                     for plan, checked in portion
+                    if not plan.file.is_test
                     for row, position, children in zip(
                         checked.rows, checked.positions, checked.children or repeat(None), strict=False
                     )
@@ -111,14 +116,35 @@ class Loader:
                 landed.add(new)
                 refused += _found_again(portion, bad)
         # Not before all is read: what reads a long file ahead counts its refusals too.
+        unlandable = Counter[int]()
+        for plan, records, _ in refused:
+            unlandable[plan.file_id] += len(records)
+        again = False
+        for plan in plans:
+            if self.all_or_nothing and (plan.file.refusals.records or unlandable[plan.file_id]):
+                plan.file.lands = False
+                again = True
+            elif self._repeats(connection, plan, unlandable[plan.file_id]):
+                again = True
         for plan, records, batch in refused:
-            plan.file.refusals.add(records, batch)
-        spoiled = [plan.file for plan in plans if plan.file.refusals.records] if self.all_or_nothing else []
-        for file in spoiled:
-            file.lands = False
-        if spoiled:
+            if not again or not plan.file.lands:  # what lands once more is refused once more
+                plan.file.refusals.add(records, batch)
+        if again:
             raise _NothingLoads
         return landed
+
+    def _repeats(self, connection: Connection, plan: Plan, unlandable: int) -> bool:
+        """Whether it is an interchange whose control reference was used before; then it is told why it is refused.
+
+        unlandable: its records that the database refused just now.
+        """
+        if plan.file.is_test:
+            return False  # it takes no reference either: the real one may have the same
+        if plan.file.all_bad(unlandable):
+            return False  # nothing of it loads: it may come again, mended, under the same reference
+        if (refused := interchanges.claim(connection, plan)) is not None:
+            plan.file.refuse(refused)
+        return refused is not None
 
     def _portions(self, plans: Sequence[Plan]) -> Iterator[list[tuple[Plan, Checked]]]:
         """What the files hold, as much at a time as one upsert takes."""
@@ -153,6 +179,9 @@ class Loader:
             ledger.write_rejected(
                 connection, ((loaded.ledger_id, p) for loaded in bad for p in loaded.file.refusals.problems())
             )
+        for loaded in done:
+            if self.flow is not None and loaded.entry and loaded.status is not FileStatus.DUPLICATE:
+                interchanges.answer(connection, loaded.file, flow=self.flow.name, node=self.node)
         return done
 
     def _write_reports(self, done: Sequence[Loaded]) -> None:
@@ -181,7 +210,7 @@ class Loader:
         rejected = file.refusals.records
         if plan.duplicate_of is not None:
             status, rejected = FileStatus.DUPLICATE, 0
-        elif not file.lands or (rejected and rejected == file.records):
+        elif not file.lands or file.all_bad():
             status = FileStatus.REJECTED
         else:
             status = FileStatus.PARTIAL if rejected else FileStatus.LOADED

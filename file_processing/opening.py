@@ -13,22 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import FileGone, RejectFile, RetryLater
+from services.filing import Identity
 
 READ_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which file, with which content, as far as the file system can tell."""
-
-    device: int
-    inode: int
-    bytes: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "Identity":
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(slots=True)

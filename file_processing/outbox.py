@@ -291,7 +291,7 @@ class Outbox:
             "select nextval('tidegate.outbound_file_id_seq') from generate_series(1, %s) order by 1", [len(drafts)]
         ).fetchall()
         files = [
-            OutboundFile(number, draft.name.replace("{file_id}", str(number)), draft.content, draft.records)
+            OutboundFile(number, *draft.numbered(number), draft.records)
             for (number,), draft in zip(numbers, drafts, strict=True)
         ]
         with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
@@ -367,7 +367,10 @@ def send_again(connection: Connection, flows: Flows, file_id: int) -> int:
         raise TidegateError(f"there is no outbound file #{file_id}", hint="`trace` and the log show them")
     flow = flows[found[0]]
     if flow.once:
-        raise TidegateError(f"#{file_id}: what {flow.name} sends goes out once, and never again")
+        raise TidegateError(
+            f"#{file_id}: what {flow.name} sends goes out once, and never again",
+            hint="put the file back as it was: one that a partner refused is then delivered again",
+        )
     statement = sql.SQL("update {} set is_synced = false where outbound_file_id = %s and is_synced").format(
         sql.Identifier(flow.sql_table.name)
     )

@@ -26,6 +26,8 @@ class FlowOverview:
     last_error: of the last file that was refused, whole or in part.
     unsynced: rows that have to go out. set_aside: rows that cannot, with the reason of one.
     outbound_file: the newest one. outbound_error: why the oldest unwritten one is not on disk.
+    undelivered: files that wait for their destination. refused: files that a partner refuses, with the
+        newest one's id and reason.
     """
 
     flow: str
@@ -47,6 +49,10 @@ class FlowOverview:
     outbound_file: str | None = None
     outbound_at: datetime | None = None
     outbound_error: str | None = None
+    undelivered: int = 0
+    refused: int = 0
+    refused_id: int | None = None
+    refused_error: str | None = None
 
 
 def waiting(input_dir: Path) -> Counter[str]:
@@ -106,19 +112,31 @@ select
     (select max(outbound_error) from {table} where outbound_error is not null) as set_aside_error,
     last.name as outbound_file, last.written_at as outbound_at,
     (select last_error from tidegate.outbound_file
-     where flow = {flow} and status = 'writing' order by id limit 1) as outbound_error
+     where flow = {flow} and status = 'writing' order by id limit 1) as outbound_error,
+    (select count(*) from tidegate.outbound_file
+     where {delivers} and flow = {flow} and status = 'written') as undelivered,
+    (select count(*) from tidegate.outbound_file where flow = {flow} and status = 'failed') as refused,
+    no.id as refused_id, no.last_error as refused_error
 from (select 1) one
 left join lateral (
     select name, written_at from tidegate.outbound_file
     where flow = {flow} and status <> 'writing' order by id desc limit 1
 ) last on true
+left join lateral (
+    select id, last_error from tidegate.outbound_file
+    where flow = {flow} and status = 'failed' order by id desc limit 1
+) no on true
 """
 
 
 def _outbound(connection: Connection, flow: Flow) -> dict[str, Any]:
     if not flow.outbound:
         return {}
-    query = sql.SQL(_OUTBOUND).format(table=sql.Identifier(flow.sql_table.name), flow=sql.Literal(flow.name))
+    query = sql.SQL(_OUTBOUND).format(
+        table=sql.Identifier(flow.sql_table.name),
+        flow=sql.Literal(flow.name),
+        delivers=sql.Literal(bool(flow.destinations)),
+    )
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query).fetchone() or {}
 

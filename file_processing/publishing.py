@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from file_processing import filing
 from models.errors import RetryLater
+from services import filing
 
 
 def publish(folder: Path, name: str, content: bytes, *, fsync: bool) -> Path:

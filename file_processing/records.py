@@ -1,17 +1,21 @@
-"""From a file's bytes to its records: array, envelope, single record, JSON Lines.
+"""From a file's bytes to its records: array, envelope, single record, JSON Lines, EDI.
 
 A document that fits into one batch is parsed at once; a longer one streams, and the
 memory needed is bounded by the batch, not by the file.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from file_processing import positions
 from file_processing.batch import Batch, Malformed
+from file_processing.edi import reading as edi
+from file_processing.edi.received import GoOn
 from file_processing.parsing import BLANKS, parse
 from file_processing.positions import START
 from file_processing.stream import MAX_RECORD_BYTES, Stream
+from models.edi import MessageFunction
 from models.errors import RejectFile
 
 BATCH_BYTES = 4 << 20
@@ -28,16 +32,22 @@ def batches(
     envelope: str | None,
     batch_bytes: int = BATCH_BYTES,
     exact: bool = False,
+    messages: Mapping[str, MessageFunction] = MappingProxyType({}),
+    go_on: GoOn = lambda: None,
 ) -> Iterator[Batch]:
     """Read every record of `file`.
 
     envelope: the key under which the records stand, for `{"<envelope>": [...]}`.
     exact: numbers with a fraction come as `Decimal`.
+    messages: what makes records of EDI messages, by their type.
+    go_on: called while an interchange is read, which is one batch however long it takes.
 
     Raises RejectFile, possibly after some batches, when the document is malformed.
     """
     head = file.read(batch_bytes)
     _check_encoding(head)
+    if messages and edi.recognised(name, head):
+        return iter([edi.batch(head + file.read(edi.MAX_BYTES), messages, go_on)])
     if head.startswith(BOM):
         head = head[len(BOM) :] + file.read(len(BOM))
     if _is_lines(name):

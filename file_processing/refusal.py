@@ -44,12 +44,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """steps: to the value in the record that is wrong; none when the record is, as a whole."""
+    """steps: to the value in the record that is wrong; none when the record is, as a whole.
+
+    column, at: see `Malformed`.
+    """
 
     steps: Steps
     text: str
     value: object = ...
     column: int | None = None
+    at: int = 0
 
 
 def reasons_of(error: ValidationError, records: Sequence[object]) -> dict[int, list[Reason]]:
@@ -59,7 +63,7 @@ def reasons_of(error: ValidationError, records: Sequence[object]) -> dict[int, l
         assert isinstance(index, int)
         record = records[index]
         if isinstance(record, Malformed):
-            reasons[index] = [Reason((), record.reason, column=record.column)]
+            reasons[index] = [Reason((), record.reason, column=record.column, at=record.at)]
         else:
             value = ... if detail["type"] == "missing" else detail["input"]
             reasons.setdefault(index, []).append(Reason(tuple(steps), _in_plain_words(detail), value))
@@ -121,12 +125,12 @@ def _from_database(text: str) -> str:
 
 def _problem(batch: Batch, index: int, reason: Reason, text: str, place: Place) -> Problem:
     """text: the record's own, which starts at `place`."""
-    at, value = place, reason.value
-    if reason.steps:
+    at, value = place.after(text[: reason.at]), reason.value
+    if reason.steps:  # a message has no text for them: then it is the message's own place
         at = place.after(text[: positions.find(text, 0, reason.steps)])
     else:
         record = batch.records[index]
-        value = text if isinstance(record, Malformed) else record
+        value = text[reason.at :] if isinstance(record, Malformed) else record
     if reason.column is not None:
         at = Place(place.line, reason.column)
     problem = Problem(

@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from file_processing import filing
 from file_processing.batch import Batch
+from file_processing.edi.reading import SUFFIXES as EDI_SUFFIXES
+from file_processing.edi.received import Received
 from file_processing.ledger import Entry
 from file_processing.opening import is_packed
 from file_processing.positions import Steps
@@ -21,6 +22,7 @@ from file_processing.records import LINE_SUFFIXES
 from file_processing.refusal import Problem, Refused
 from models.errors import RejectFile
 from models.ledger import FileStatus
+from services import filing
 
 _HIDDEN = re.compile(r"\.(\d+)\.(?:errors|rejected)\.tmp")
 
@@ -29,6 +31,10 @@ _MEMORY_BYTES = 1 << 20
 
 MEND_RECORDS = "the other records are loaded: mend these in the file ending in {suffix}, and drop it into {folder}"
 MEND_FILE = "nothing of it is loaded: mend the file, and drop it into {folder}"
+MEND_MESSAGES = (
+    "the other messages are loaded: have the sender send these again, or mend them in the file ending in {suffix}, "
+    "give that interchange a control reference of its own (head and end), and drop it into {folder}"
+)
 OR_RETRY = "; if it is the flow that is wrong, mend the flow and call: python main.py retry {id}"
 
 
@@ -40,13 +46,14 @@ class Refusals:
         self.envelope: Steps = ()
         self.single = False
         self.lines = False
+        self.edi: Received | None = None
         self._spool: IO[bytes] | None = None
 
     def add(self, refused: list[Refused], batch: Batch) -> None:
         """Add records that were refused, with the batch that tells the form of their file."""
         if not refused:
             return
-        self.envelope, self.single, self.lines = batch.envelope, batch.single, batch.lines
+        self.envelope, self.single, self.lines, self.edi = batch.envelope, batch.single, batch.lines, batch.edi
         if self._spool is None:
             self._spool = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115  # closed in close()
         self.records += len(refused)
@@ -147,10 +154,10 @@ def rejected_name(name: str) -> str:
 
 
 def rejected_suffix(name: str) -> str:
-    """`.rejected.json`; the kind of file stays: `.jsonl`, `.gz`."""
+    """`.rejected.json`; the kind of file stays: `.jsonl`, `.edi`, `.gz`."""
     packed = ".gz" if is_packed(name) else ""
     kind = Path(name[: len(name) - len(packed)]).suffix.lower()
-    return f".rejected{kind if kind in LINE_SUFFIXES else '.json'}{packed}"
+    return f".rejected{kind if kind in (*LINE_SUFFIXES, *EDI_SUFFIXES) else '.json'}{packed}"
 
 
 @contextmanager
@@ -170,7 +177,7 @@ def _write_errors(file: IO[bytes], entry: Entry, refusals: Refusals, whole: Reje
         "status": entry.status.value,
         "records": entry.records,
         "rejected": entry.rejected,
-        "what_next": _what_next(entry),
+        "what_next": _what_next(entry, refusals),
     }
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", write_through=True)
     text.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2] + ',\n  "errors": [')
@@ -182,9 +189,11 @@ def _write_errors(file: IO[bytes], entry: Entry, refusals: Refusals, whole: Reje
     text.detach()
 
 
-def _what_next(entry: Entry) -> str:
+def _what_next(entry: Entry, refusals: Refusals) -> str:
     folder = f"input/{entry.flow}/" if entry.flow else "the folder of its flow below input/"
-    mend = MEND_RECORDS if entry.status is FileStatus.PARTIAL else MEND_FILE
+    mend = MEND_FILE
+    if entry.status is FileStatus.PARTIAL:
+        mend = MEND_MESSAGES if refusals.edi else MEND_RECORDS
     return (mend + OR_RETRY).format(suffix=rejected_suffix(entry.name), folder=folder, id=entry.id)
 
 
@@ -199,6 +208,9 @@ def _as_json(problem: Problem) -> dict[str, Any]:
 
 def _write_records(file: IO[bytes] | gzip.GzipFile, refusals: Refusals) -> None:
     """The refused records word for word, in the envelope that their file had."""
+    if refusals.edi is not None:
+        file.write(refusals.edi.enclosed([record.text for record in refusals]))
+        return
     if refusals.lines or refusals.single:
         for record in refusals:
             file.write(record.text.encode("utf-8", "surrogatepass") + b"\n")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from psycopg import Connection
 
-from file_processing import filing
 from file_processing.ledger import Line
 from models.errors import TidegateError
 from models.ledger import FileStatus
+from services import filing
 
 
 def put_back(connection: Connection, line: Line, input_dir: Path, *, force: bool) -> Path:

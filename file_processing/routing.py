@@ -1,9 +1,10 @@
-"""Which flow a file belongs to: by its folder, else by its envelope key or its name."""
+"""Which flow a file belongs to: by its folder, else by its envelope key, EDI message type or name."""
 
 from pathlib import PurePath
 
 import jiter
 
+from file_processing.edi import reading as edi
 from flows import Flows
 from models.errors import RejectFile
 from models.flow import Flow
@@ -27,22 +28,26 @@ def by_folder(relative: PurePath, flows: Flows) -> Flow | None:
 
 
 def by_content(name: str, head: bytes, flows: Flows) -> Flow:
-    """The one flow that declares the file's name or envelope key.
+    """The one flow that declares the file's name, envelope key or EDI message type.
 
     head: the first PEEK_BYTES of the (decompressed) content.
     Raises RejectFile when there is none, or more than one.
     """
-    lower, keys = name.lower(), envelope_keys(head)
+    lower, keys, types = name.lower(), envelope_keys(head), edi.message_types(head)
     could_be = {
         flow.name: flow
         for flow in flows.values()
-        if flow.envelope in keys or any(lower.startswith(prefix) for prefix in flow.file_prefixes)
+        if flow.envelope in keys
+        or not types.isdisjoint(flow.messages)
+        or (flow.messages and edi.is_acknowledgement(types))
+        or any(lower.startswith(prefix) for prefix in flow.file_prefixes)
     }
     match list(could_be.values()):
         case [flow]:
             return flow
         case []:
-            raise RejectFile("neither its name nor its envelope key tells the flow", hint=_folders(flows))
+            told = f"message type {', '.join(sorted(types))}" if types else "envelope key"
+            raise RejectFile(f"neither its name nor its {told} tells the flow", hint=_folders(flows))
         case _:
             names = " or ".join(could_be)
             raise RejectFile(f"it could belong to {names}", hint="drop it into the folder of its flow")

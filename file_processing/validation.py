@@ -54,6 +54,8 @@ class Validator:
         self._row = _row_function(flow)
         self._children = [(table.name, flow.child_columns(number)) for number, table in enumerate(flow.sql_tables[1:])]
         self._known = _known_fields(flow)
+        # Nothing is left out where the record holds whatever comes.
+        self._keeps_unknown = issubclass(flow.record, BaseModel) and flow.record.model_config.get("extra") == "allow"
 
     def check(self, batch: Batch) -> Checked:
         """Validate every record of the batch; every reason of every bad record is told."""
@@ -130,6 +132,8 @@ class Validator:
         return self._row({**row, CHILDREN_DIGEST: _digest(own)}), own
 
     def _drift(self, records: Sequence[object]) -> Counter[str]:
+        if self._keeps_unknown:
+            return Counter()
         objects = [record for record in records if isinstance(record, dict)]
         unknown = cast("set[str]", set().union(*objects)) - self._known
         if not unknown:

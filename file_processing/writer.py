@@ -118,7 +118,7 @@ class FlowWriter:
             self._outbox.mark_written(marking, [file.id for file, _ in published.files])
         for file, path in published.files:
             logger.bind(flow=self.flow.name, file=file.name, outbound_id=file.id).info(
-                "{} out #{} {}: {} records", self.flow.name, file.id, file.name, file.records
+                "{} out #{} {}: records={}", self.flow.name, file.id, file.name, file.records
             )
             self._tell(Written(self.flow.name, file.id, path, file.records))
         if published.failed is not None:

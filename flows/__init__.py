@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+from models.connector import Setting
 from models.errors import StopDaemon
 from models.flow import Flow
 
@@ -36,6 +37,12 @@ def discover(*further: Path) -> Flows:
                 raise StopDaemon(f"{path}: there is already a flow {name!r}", hint="rename the file")
             found[name] = _declared(name, path)
     return dict(sorted(found.items()))
+
+
+def settings(flows_dir: Path | None) -> tuple[Setting, ...]:
+    """What the connectors of all flows read, each name once. Raises StopDaemon as `discover` does."""
+    found = discover(*([flows_dir] if flows_dir else [])).values()
+    return tuple({setting.name: setting for flow in found for setting in flow.settings}.values())
 
 
 def _declared(name: str, path: Path) -> Flow:

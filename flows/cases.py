@@ -11,10 +11,11 @@ from sqlalchemy import BigInteger, Numeric
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from models.connector import IntempusSource
 from models.document import DecimalText, UtcText
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
-from models.source import Flag, Int64OrText, UtcInstant
+from models.source import Flag, Int64OrText, IsoDate, UtcInstant
 from models.tables import LandedRow
 
 _RESOURCE = re.compile(r"/web/v1/\w+/(\d+)/")
@@ -40,7 +41,6 @@ def _related(value: object) -> object:
 Optional = BeforeValidator(_unset)
 RelatedId = Annotated[int | None, BeforeValidator(_related)]
 Hours = Annotated[Decimal, Field(max_digits=14, decimal_places=2)]
-IsoDate = Annotated[date | None, Optional]
 
 
 class IntempusCase(BaseModel):
@@ -61,8 +61,8 @@ class IntempusCase(BaseModel):
     case_state_name: Annotated[str | None, Optional] = None
     case_group: RelatedId = None
     department: RelatedId = None
-    creation_date: IsoDate = None
-    start_date: IsoDate = None
+    creation_date: Annotated[IsoDate | None, Optional] = None
+    start_date: Annotated[IsoDate | None, Optional] = None
     hour_budget: Annotated[Hours | None, Optional] = None
     notes: Annotated[str | None, Optional] = None
     logical_timestamp: Int64OrText
@@ -153,6 +153,16 @@ def to_change(case: Row) -> Mapping[str, object]:
     return {"change": change, **{name: case[name] for name in CaseChange.model_fields if name != "change"}}
 
 
+EXAMPLE = {
+    "name": "Replace bearing on pump P-101",
+    "number": "3a",
+    "customer": "/web/v1/customer/6666940/",
+    "case_state": "/web/v1/case_state/4131/",
+    "start_date": "2026-01-31",
+    "hour_budget": "155.50",
+    "notes": "",
+}
+
 FLOW = Flow(
     record=IntempusCase,
     table=Case,
@@ -169,4 +179,5 @@ FLOW = Flow(
             file_name="cases-{file_id}.json",
         ),
     ),
+    sources=(IntempusSource("case", EXAMPLE),),
 )

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import BaseModel
 from sqlalchemy.orm import Mapped, mapped_column
 
+from models.connector import Json, Kind, LookUp, Page, RestDestination, RestSource, Setting
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
 from models.source import Text, UtcInstant
@@ -45,6 +46,39 @@ def to_package_request(customer: Row) -> Mapping[str, object]:
     return {"customer_id": customer["id"]}
 
 
+def the_only_page(customers: Json) -> Page:
+    """The CRM answers with a bare list of all customers."""
+    if not isinstance(customers, list):
+        raise TypeError("a list of customers was expected")
+    return Page(customers)
+
+
+def idempotency_key(request: Json) -> str:
+    return str(uuid5(NAMESPACE_URL, f"tidegate:customers:{request['customer_id']}"))
+
+
+def existing_request(request: Json, known: Json) -> Json | None:
+    same = ("customer_id", "package_type")
+    return next((made for made in known if all(made[name] == request[name] for name in same)), None)
+
+
+CRM = RestSource(
+    name="crm",
+    address=Setting("CRM_API_URL", Kind.URL),
+    path="/customers",
+    read=the_only_page,
+    tries=3,
+    pause_seconds=5,
+)
+INVENTORY = RestDestination(
+    name="inventory",
+    address=Setting("INVENTORY_API_URL", Kind.URL),
+    path="/package-requests",
+    idempotency_key=idempotency_key,
+    look_up=LookUp("/package-requests", lambda _request: {}, existing_request),
+    retry_on=frozenset({409}),  # the same key is being worked on
+)
+
 FLOW = Flow(
     record=CrmCustomer,
     table=Customer,
@@ -58,4 +92,6 @@ FLOW = Flow(
             once=True,
         ),
     ),
+    sources=(CRM,),
+    destinations=(INVENTORY,),
 )

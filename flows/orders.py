@@ -11,10 +11,26 @@ from sqlalchemy import ForeignKeyConstraint, Numeric, String
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from flows._orders_edi import from_850, from_orders
+from flows._orders_edi_answers import to_855, to_ordrsp
+from models.connector import (
+    Json,
+    Kind,
+    LookUp,
+    Page,
+    RestDestination,
+    RestSource,
+    Setting,
+    SftpDestination,
+    SftpServer,
+    SftpSource,
+)
 from models.document import DecimalText, UtcText
+from models.edi import Origin
+from models.edi_text import Reply, render
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
-from models.source import ExactNumber, Instant, Int32, Text
+from models.source import ExactNumber, Instant, Int32, IsoDate, Text
 from models.tables import ChildRow, ParentRow
 
 Quantity = Annotated[ExactNumber, Field(ge=0, max_digits=18, decimal_places=6)]
@@ -64,6 +80,19 @@ class Line(BaseModel):
         return self
 
 
+class EdiLine(BaseModel):
+    """A line as it was sent: its quantity, and its article numbers, each with its kind."""
+
+    quantity: ExactNumber
+    ids: list[tuple[str, str]]
+
+
+class EdiOrigin(Origin):
+    """The message that an order came in; it is answered in its own terms. Lines by their number."""
+
+    lines: dict[str, EdiLine]
+
+
 class PartnerOrder(BaseModel):
     """An order in our own form; `total`, where it is stated, must be what its lines come to."""
 
@@ -75,9 +104,10 @@ class PartnerOrder(BaseModel):
     currency: Annotated[Text, Field(pattern=r"^[A-Z]{3}$")]
     buyer: Party
     ship_to: Party | None = None
-    requested_delivery: date | None = None
+    requested_delivery: IsoDate | None = None
     total: Amount | None = None
     lines: list[Line] = []
+    edi: EdiOrigin | None = None
 
     @model_validator(mode="after")
     def adds_up(self) -> "PartnerOrder":
@@ -114,6 +144,7 @@ class Order(ParentRow):
     ship_to: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     requested_delivery: Mapped[date | None]
     total: Mapped[Decimal | None] = mapped_column(Numeric)
+    edi: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
 
 
 class OrderLine(ChildRow):
@@ -149,6 +180,7 @@ def to_rows(order: PartnerOrder) -> Iterable[Mapping[str, object]]:
         "ship_to": order.ship_to.model_dump(exclude_none=True) if order.ship_to else None,
         "requested_delivery": order.requested_delivery,
         "total": order.total,
+        "edi": order.edi.model_dump(mode="json") if order.edi else None,
     }
     if order.lines:  # a cancellation need not repeat them: then they stay
         row["order_lines"] = [line.model_dump() for line in order.lines]
@@ -182,6 +214,8 @@ class ErpOrder(BaseModel):
 
 def to_sales_order(order: Row) -> Mapping[str, object] | None:
     lines = order["order_lines"]
+    if not lines and order["status"] == "cancelled":
+        return None  # it was cancelled before we knew of it: there is nothing to tell the ERP
     # Where a price is left to the contract, only the partner can know the total.
     priced = all(line["unit_price"] is not None for line in lines)
     same = ("status", "ordered_at", "currency", "buyer", "ship_to", "requested_delivery")
@@ -194,6 +228,61 @@ def to_sales_order(order: Row) -> Mapping[str, object] | None:
     }
 
 
+def partner1_page(answer: Json) -> Page:
+    """`{"orders": [...], "page": 1, "pages": 100, "as_of": TIME}`; the walk after this one begins at its `as_of`."""
+    number, last = int(answer["page"]), int(answer["pages"])
+    return Page(answer["orders"], {"page": str(number + 1)} if number < last else None, answer["as_of"])
+
+
+def in_the_erp(order: Json, known: Json) -> Json | None:
+    same = ("customer", "external_order_no")
+    return next((found for found in known if all(found[name] == order[name] for name in same)), None)
+
+
+PARTNER1 = RestSource(
+    name="partner1",
+    address=Setting("PARTNER1_API_URL", Kind.URL),
+    token=Setting("PARTNER1_API_TOKEN", Kind.SECRET),
+    path="/orders",
+    query={"page": "1", "per_page": "100"},
+    since="updated_since",
+    read=partner1_page,
+)
+PARTNER2_SERVER = SftpServer(
+    host=Setting("PARTNER2_SFTP_HOST"),
+    port=Setting("PARTNER2_SFTP_PORT", Kind.PORT, "22"),
+    user=Setting("PARTNER2_SFTP_USER"),
+    password=Setting("PARTNER2_SFTP_PASS", Kind.PASSWORD),
+    key_file=Setting("PARTNER2_SFTP_KEY_FILE", Kind.PATH),
+    known_hosts=Setting("PARTNER2_SFTP_KNOWN_HOSTS", Kind.PATH, "~/.ssh/known_hosts"),
+)
+PARTNER2 = SftpSource(
+    name="partner2",
+    server=PARTNER2_SERVER,
+    folder=Setting("PARTNER2_SFTP_PATH", default="orders"),
+    archive=Setting("PARTNER2_SFTP_ARCHIVE", default="archive"),
+)
+PARTNER2_ANSWERS = SftpDestination(
+    name="partner2-answers",
+    server=PARTNER2_SERVER,
+    folder=Setting("PARTNER2_SFTP_ANSWERS"),
+    documents=("ordrsp", "contrl", "855", "997"),
+    in_order=True,
+)
+ERP = RestDestination(
+    name="erp",
+    address=Setting("ERP_API_URL", Kind.URL),
+    token=Setting("ERP_API_TOKEN", Kind.SECRET),
+    path="/api/orders",
+    look_up=LookUp(
+        "/api/orders",
+        lambda order: {"customer": order["customer"], "external_order_no": order["external_order_no"]},
+        in_the_erp,
+    ),
+    delivered_on=frozenset({409}),  # it has this external number already
+    in_order=True,
+)
+
 FLOW = Flow(
     record=PartnerOrder,
     table=Order,
@@ -203,7 +292,24 @@ FLOW = Flow(
     newest_by="revised_at",
     exact_numbers=True,
     to_rows=to_rows,
+    messages={"ORDERS": from_orders, "850": from_850},
     outbound=(
+        Outbound(
+            name="ordrsp",
+            document=Reply,
+            to_document=to_ordrsp,
+            render=render,
+            form=Form.ONE,
+            file_name="{partner}/{order_number}-{file_id}.edi",
+        ),
+        Outbound(
+            name="855",
+            document=Reply,
+            to_document=to_855,
+            render=render,
+            form=Form.ONE,
+            file_name="{partner}/{order_number}-{file_id}.x12",
+        ),
         Outbound(
             document=ErpOrder,
             to_document=to_sales_order,
@@ -211,4 +317,6 @@ FLOW = Flow(
             file_name="{partner}/{order_number}.json",
         ),
     ),
+    sources=(PARTNER1, PARTNER2),
+    destinations=(ERP, PARTNER2_ANSWERS),
 )

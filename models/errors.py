@@ -1,5 +1,7 @@
 """The errors of Tidegate, named by what the daemon does next."""
 
+from collections.abc import Mapping
+
 
 class TidegateError(Exception):
     """Something went wrong and a person may have to act: `hint` says how."""
@@ -35,12 +37,44 @@ class RejectFile(TidegateError):
 
 
 class RetryLater(TidegateError):
-    """Not the file's fault: leave it where it is, back off and try again."""
+    """Not the file's fault: leave it where it is, back off and try again.
+
+    `after_seconds`: not before; a partner may have said so.
+    """
+
+    def __init__(self, reason: str, *, hint: str = "", after_seconds: float = 0.0) -> None:
+        super().__init__(reason, hint=hint)
+        self.after_seconds = after_seconds
 
 
 class FileGone(TidegateError):
     """The file is no longer there, or no longer the one that was seen: forget it."""
 
 
+class StopConnector(TidegateError):
+    """This connector cannot go on before a person acts; everything else does."""
+
+
 class StopDaemon(TidegateError):
     """Going on would be wrong: leave with this sentence; a supervisor starts us again."""
+
+
+class RefusedByPartner(TidegateError):
+    """A partner says no to what it was asked on behalf of somebody, who has to hear of it.
+
+    `status`: of his answer. `fields`: what he says of single fields. `after_seconds`: not before.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int,
+        fields: Mapping[str, object] | None = None,
+        after_seconds: float = 0.0,
+        hint: str = "",
+    ) -> None:
+        super().__init__(reason, hint=hint)
+        self.status = status
+        self.fields = fields or {}
+        self.after_seconds = after_seconds

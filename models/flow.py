@@ -1,13 +1,15 @@
 """The declaration of an integration flow: a value, made in the flow's own file."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import Table
 
+from models.connector import Connector, Destination, Setting
+from models.edi import MessageFunction
 from models.outbound import Form, Order, Outbound
 from models.tables import OWN_COLUMNS, ChildRow, LandedRow, ParentRow
 
@@ -49,6 +51,10 @@ class Flow:
     children: tables of rows that belong to a row of `table`. A row that `to_rows` gives holds
         the list of its children under the child table's name.
     outbound: the documents that go out when a row changed.
+    messages: the EDI messages that it takes, by type (`ORDERS`, `850`), each with the function that makes
+        a record of one. An interchange is acknowledged (`CONTRL`, `997`) by an outbound file.
+    sources: where files are fetched; destinations: to whom outbound files are delivered. Each is
+        on when its address is configured.
     """
 
     record: RecordType
@@ -64,8 +70,19 @@ class Flow:
     exact_numbers: bool = False
     children: tuple[type[ChildRow], ...] = ()
     outbound: tuple[Outbound, ...] = ()
+    messages: Mapping[str, MessageFunction] = field(default_factory=dict, hash=False)
+    sources: tuple[Connector, ...] = ()
+    destinations: tuple[Destination, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.messages and not self.outbound:
+            raise ValueError("a flow that takes EDI messages acknowledges them, so it needs outbound")
+        names = [connector.name for connector in self.connectors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two connectors have the same name: {', '.join(names)}")
+        documents = [document for destination in self.destinations for document in destination.documents]
+        if len(set(documents)) < len(documents):
+            raise ValueError("a kind of document goes to one destination: declare it twice to send it to two")
         for child in self.children:
             if not issubclass(self.table, ParentRow):
                 raise ValueError(f"{self.sql_table.name} has children, so it has to be a ParentRow")
@@ -87,10 +104,10 @@ class Flow:
 
     def _check_names(self, outbound: Outbound) -> None:
         fields = set(outbound.fields)
-        known = {column.name for column in self.sql_table.columns} - OWN_COLUMNS
-        if outbound.form is not Form.ONE:
-            known = {"file_id"}
-        elif not fields.issuperset(self.key):
+        known = {"file_id"}
+        if outbound.form is Form.ONE:
+            known.update(column.name for column in self.sql_table.columns if column.name not in OWN_COLUMNS)
+        if "file_id" not in fields and not fields.issuperset(self.key):
             raise ValueError(f"file_name {outbound.file_name!r} must hold the key, or rows overwrite each other's file")
         if not fields <= known:
             raise ValueError(f"file_name {outbound.file_name!r} names {', '.join(sorted(fields - known))}, no column")
@@ -117,6 +134,15 @@ class Flow:
     def child_columns(self, number: int) -> tuple[str, ...]:
         """The columns of a table of children that its parent's key does not fill."""
         return tuple(column.name for column in self.sql_tables[1 + number].columns if column.name not in self.key)
+
+    @property
+    def connectors(self) -> tuple[Connector, ...]:
+        return (*self.sources, *self.destinations)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What its connectors read, each name once."""
+        return tuple(dict.fromkeys(setting for connector in self.connectors for setting in connector.settings))
 
     @property
     def outbound_order(self) -> tuple[str, ...]:

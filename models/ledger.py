@@ -4,7 +4,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -94,7 +105,8 @@ class OutboundStatus(StrEnum):
     WRITING = "writing"
     WRITTEN = "written"
     DELIVERED = "delivered"
-    FAILED = "failed"
+    FAILED = "failed"  # refused by the partner: `retry --outbound` delivers it again
+    SUPERSEDED = "superseded"  # a newer state took its name before it was delivered
 
 
 class OutboundFile(Base):
@@ -102,14 +114,19 @@ class OutboundFile(Base):
 
     content: its bytes until they are on disk, so that a crash repeats the same file.
     taken: the rows it carries, `[key…, changed_at]` each, until they are marked.
+    sent_at: when it was last sent to a partner of whom no clear answer is known: he may have it.
+    delivered_as: the partner's answer. filed_as: where it lies since; null until it is moved.
     """
 
     __tablename__ = "outbound_file"
     __table_args__ = (
-        CheckConstraint("status in ('writing', 'written', 'delivered', 'failed')", name="status"),
+        CheckConstraint("status in ('writing', 'written', 'delivered', 'failed', 'superseded')", name="status"),
         Index("outbound_file_open", "flow", "id", postgresql_where=text("status = 'writing'")),
         Index("outbound_file_recent", "flow", "id"),
         Index("outbound_file_name", "flow", "name"),
+        Index("outbound_file_failed", "flow", "id", postgresql_where=text("status = 'failed'")),
+        Index("outbound_file_due", "flow", "id", postgresql_where=text("status = 'written'")),
+        Index("outbound_file_unfiled", "flow", postgresql_where=text("status = 'delivered' and filed_as is null")),
         {"schema": SCHEMA},
     )
 
@@ -125,7 +142,57 @@ class OutboundFile(Base):
     last_error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     written_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
     delivered_at: Mapped[datetime | None]
+    delivered_as: Mapped[Any | None] = mapped_column(JSONB)
+    filed_as: Mapped[str | None] = mapped_column(Text)
     node: Mapped[str] = mapped_column(Text)
     content: Mapped[Any | None] = mapped_column(LargeBinary)
     taken: Mapped[list[list[str]] | None] = mapped_column(JSONB)
+
+
+class Interchange(Base):
+    """An EDI interchange that was loaded: its sender never gives another one the same control reference.
+
+    sender, receiver: number and qualifier, `4012345000009:14`.
+    """
+
+    __tablename__ = "interchange"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    standard: Mapped[str] = mapped_column(Text, primary_key=True)
+    sender: Mapped[str] = mapped_column(Text, primary_key=True)
+    receiver: Mapped[str] = mapped_column(Text, primary_key=True)
+    reference: Mapped[str] = mapped_column(Text, primary_key=True)
+    inbound_file_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class Receipt(Base):
+    """A body that came in by HTTP: what its sender may ask for, before its file is loaded and after.
+
+    name: its file's name, which no other file has; with `sha256` it leads to the ledger's line.
+    idempotency_key: the sender's own name of the request, which keeps a repeat from becoming a second file.
+    """
+
+    __tablename__ = "receipt"
+    __table_args__ = (UniqueConstraint("flow", "idempotency_key"), {"schema": SCHEMA})
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    flow: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    idempotency_key: Mapped[str | None] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Cursor(Base):
+    """The bookmark of a source: what it has fetched so far. Only the source knows what `state` says."""
+
+    __tablename__ = "cursor"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    flow: Mapped[str] = mapped_column(Text, primary_key=True)
+    source: Mapped[str] = mapped_column(Text, primary_key=True)
+    state: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())

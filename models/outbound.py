@@ -14,6 +14,10 @@ Row = Mapping[str, Any]
 
 DocumentType = type[BaseModel] | type[Mapping[str, Any]]
 
+RenderFunction = Callable[[Any, int], bytes]
+"""From a document and the number of its file to the file's bytes. `Any` because each document
+model has its own."""
+
 DocumentFunction = Callable[[Row], Mapping[str, object] | None]
 """From a row to the fields of its document; `None` when this row has none to send."""
 
@@ -49,6 +53,7 @@ class Outbound:
     fsync: whether a file must be on disk before it gets its name. Only what can be had again
         may do without.
     once: a row goes out once in its life, whatever becomes of it later.
+    render: writes a document that is no JSON, alone in its file.
     """
 
     document: DocumentType
@@ -62,19 +67,23 @@ class Outbound:
     order: Order = Order.CHANGED
     fsync: bool = True
     once: bool = False
+    render: RenderFunction | None = None
 
     @property
     def fields(self) -> list[str]:
-        """The names in braces of `file_name`. Raises ValueError when two values could run into one another."""
+        """The names in braces of `file_name`. Raises ValueError when two rows might share a name."""
         parts = [(text, name) for text, name, _, _ in Formatter().parse(self.file_name) if name is not None]
+        names = [name for _, name in parts]
         for text, name in parts[1:]:
-            if "/" not in text:
+            if "/" not in text and "file_id" not in names:
                 raise ValueError(
                     f"file_name {self.file_name!r} needs a / before {{{name}}}: two rows might share a name"
                 )
-        return [name for _, name in parts]
+        return names
 
     def __post_init__(self) -> None:
+        if self.render is not None and self.form is not Form.ONE:
+            raise ValueError("a document that is rendered stands alone in its file: Form.ONE")
         if self.once and self.form is not Form.ONE:
             raise ValueError("a row goes out once as a file of its own: once needs Form.ONE")
         if (self.form is Form.ENVELOPE) != (self.envelope is not None):

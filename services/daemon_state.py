@@ -38,6 +38,31 @@ class Fault:
     since: datetime
 
 
+class JobPhase(StrEnum):
+    """How a connector or server of the daemon is."""
+
+    WAITING = "waiting"  # not tried yet
+    RUNNING = "running"
+    FAILING = "failing"  # tried again and again
+    STOPPED = "stopped"  # until a person acts and starts the daemon anew
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """One connector or server.
+
+    detail: what it does, or why it fails; `hint` says what helps.
+    since: when the phase began. failures: how often it was started again.
+    """
+
+    name: str
+    phase: JobPhase
+    detail: str
+    hint: str
+    since: datetime
+    failures: int
+
+
 @dataclass(frozen=True, slots=True)
 class DaemonState:
     """One running daemon.
@@ -55,6 +80,7 @@ class DaemonState:
     outbound: Mapping[str, str] = field(default_factory=dict)
     waiting: tuple[tuple[str, str], ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
+    connectors: tuple[JobState, ...] = ()
 
 
 class Publisher:
@@ -175,4 +201,8 @@ def _load(text: str) -> DaemonState:
         outbound=raw["outbound"],
         waiting=tuple((name, reason) for name, reason in raw["waiting"]),
         counters=raw["counters"],
+        connectors=tuple(
+            JobState(**job | {"phase": JobPhase(job["phase"]), "since": datetime.fromisoformat(job["since"])})
+            for job in raw["connectors"]
+        ),
     )

@@ -136,7 +136,13 @@ def site_settings(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
     for folder in folders.values():
         folder.mkdir()
     return Settings.model_validate(
-        {**folders, "data_dir": site / ".data", "log_file": site / "app.log", "database_url": database_url}
+        {
+            **folders,
+            "data_dir": site / ".data",
+            "log_file": site / "app.log",
+            "database_url": database_url,
+            "api_port": 0,  # many sites at a time: a test of the API takes a port of its own
+        }
     )
 
 

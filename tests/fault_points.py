@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import main
-from file_processing import filing, ledger, loader, records, report
+from file_processing import ledger, loader, records, report
 from file_processing.landing import Lander
 from file_processing.loader import Loader
 from file_processing.report import Reports
+from services import filing
 
 Patch = Callable[[], None]
 

@@ -23,12 +23,14 @@ from psycopg.rows import dict_row
 
 import flows as flow_folder
 import main
+from commands import connectors
 from commands.site import Site as Assembly, make_folders
 from file_processing import daemon as daemon_module
 from file_processing.daemon import Daemon
 from services import daemon_state
 from services.db import engine as databases, schema
 from services.observer.inbox import Inbox
+from services.supervisor import Supervisor
 from settings import Settings
 from tests.waiting import eventually
 
@@ -61,6 +63,10 @@ class Site:
         return self.settings.archive_dir
 
     # what people do
+
+    def connect(self, **values: object) -> None:
+        """Configure connectors: `CRM_API_URL=crm.url`; a running daemon does not notice."""
+        self.settings = self.settings.with_values(**{name: str(value) for name, value in values.items()})
 
     def drop(self, name: str, content: object, *, flow: str = "") -> Path:
         """Put a file into the input folder, whole at once: bytes and text as they are, else as JSON."""
@@ -123,6 +129,7 @@ class Site:
         values: Mapping[str, object] = {
             **{name.upper(): getattr(self.settings, name) for name in Settings.model_fields if name != "database_url"},
             "DATABASE_URL": self.url,
+            **{name: value.get_secret_value() for name, value in self.settings.declared.items()},
         }
         return {
             **{name: value for name, value in os.environ.items() if name not in values},
@@ -220,6 +227,7 @@ def running(site: Site) -> Iterator[Site]:
             ),
             handler=assembly.handler(keep=False, stopping=stopping),
             writer=assembly.writer(stopping),
+            connectors=Supervisor(connectors.jobs(assembly)),
             publisher=publisher,
             recover=database.recover,
             workers=site.settings.workers,

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from file_processing import daemon, filing, records, report as reporting
+from file_processing import daemon, records, report as reporting
 from file_processing.batch import Batch
 from models.tables import Base
+from services import filing
 from tests.disks import small_disk
 from tests.sites import Site, running
 from tests.waiting import eventually

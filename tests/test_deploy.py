@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import settings
+from commands.demo_stage import PORTS
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy" / "tidegate.service"
@@ -94,11 +95,23 @@ def test_composition_mounts_the_folders_that_the_image_uses() -> None:
     assert in_image["LOG_FILE"].startswith(mounts["state"])
 
 
+def test_composition_shows_the_demo_on_loopback_when_asked() -> None:
+    demo = COMPOSE["services"]["demo"]
+    assert demo["profiles"] == ["demo"]
+    assert demo["command"][:3] == ["python", "main.py", "demo"]
+    published = [port.split(":") for port in demo["ports"]]
+    assert all(address == "127.0.0.1" and outside == inside for address, outside, inside in published)
+    ends = [[int(end) for end in inside.split("-")] for _, _, inside in published]
+    open_ports = {port for end in ends for port in range(end[0], end[-1] + 1)}
+    assert open_ports == set(PORTS.values())
+
+
 def test_containers_are_confined() -> None:
-    tidegate = COMPOSE["services"]["tidegate"]
-    assert tidegate["read_only"] is True
-    assert tidegate["cap_drop"] == ["ALL"]
-    assert tidegate["security_opt"] == ["no-new-privileges:true"]
+    for name in ("tidegate", "demo"):
+        service = COMPOSE["services"][name]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
     assert re.search(r"^USER (?!root|0)\w+$", DOCKERFILE, re.MULTILINE)
     assert "HEALTHCHECK" in DOCKERFILE
 
@@ -108,4 +121,4 @@ def test_image_holds_the_program_and_no_secrets() -> None:
     assert ignore[0] == "*"
     let_in = {line[1:] for line in ignore if line.startswith("!")}
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
-    assert let_in == {*packages, "main.py", "settings.py", "requirements.txt", "sample_files"}
+    assert let_in == {*packages, "partners", "main.py", "settings.py", "requirements.txt", "sample_files"}

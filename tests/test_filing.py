@@ -11,10 +11,9 @@ from unittest import mock
 import pytest
 from hypothesis import given, strategies as st
 
-from file_processing import filing
-from file_processing.filing import move, numbered, rename, with_suffix
-from file_processing.opening import Identity
 from models.errors import FileGone, RetryLater
+from services import filing
+from services.filing import Identity, move, numbered, rename, with_suffix
 from tests import fault_points
 
 
@@ -225,6 +224,35 @@ def test_a_name_kept_free_before_a_crash_is_used(source: Path, folder: Path) -> 
     assert rename(source, folder, "a.json", 7) == folder / "a.json"
     mock.patch.stopall()
     assert content(folder) == {"a.json": "new"}
+
+
+def test_daemons_that_share_a_folder_do_not_share_a_temporary_file(folder: Path) -> None:
+    ours = filing.part_of(folder, "a.json")
+    with mock.patch.object(os, "getpid", return_value=0):
+        others = filing.part_of(folder, "a.json")
+        folder.mkdir(parents=True)
+        others.write_text("half of it")
+    assert ours != others
+    assert filing.arrive(folder, "a.json", b"whole", 1) == folder / "a.json"
+    assert content(folder) == {"a.json": "whole", others.name: "half of it"}
+
+
+def test_what_a_crash_left_of_an_arrival_is_removed_and_nothing_else(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    old, young = filing.part_of(folder, "old"), filing.part_of(folder, "young")
+    for path in (old, young, folder / ".someone.part"):
+        path.touch()
+    for path in (old, folder / ".someone.part"):
+        os.utime(path, (1, 1))
+    filing.remove_stale_parts(folder)
+    assert set(content(folder)) == {young.name, ".someone.part"}
+
+
+def test_an_arrival_that_does_not_fit_leaves_nothing(folder: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with mock.patch.object(os, "fsync", side_effect=full), pytest.raises(RetryLater, match="No space left"):
+        filing.arrive(folder, "a.json", b"whole", 1)
+    assert content(folder) == {}
 
 
 @given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=300), st.integers(1))

@@ -37,7 +37,7 @@ def records(flow: Flow) -> list[Any]:
     found: list[Any] = []
     for path in SAMPLES[flow.name]:
         with path.open("rb") as file:
-            for batch in batches(file, name=path.name, envelope=flow.envelope):
+            for batch in batches(file, name=path.name, envelope=flow.envelope, messages=flow.messages):
                 found += batch.records
     return found
 

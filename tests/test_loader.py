@@ -14,11 +14,12 @@ from unittest import mock
 import pytest
 from loguru import logger
 
-from file_processing import filing, ledger, opening
+from file_processing import ledger, opening
 from file_processing.handler import Handler
 from file_processing.loader import Loader
 from file_processing.report import Reports
 from models.errors import RetryLater
+from services import filing
 from tests import sites
 from tests.flow_files import flow_files
 from tests.sites import Site, running

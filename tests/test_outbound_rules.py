@@ -493,4 +493,4 @@ def test_emit_says_when_another_process_is_at_it(site: Site) -> None:
 def test_a_declaration_that_would_lose_files_is_refused(changes: dict[str, Any], says: str) -> None:
     orders = FLOWS["orders"]
     with pytest.raises(ValueError, match=says):
-        replace(orders, outbound=(replace(orders.outbound[0], **changes),))
+        replace(orders, outbound=(replace(orders.outbound[-1], **changes),))

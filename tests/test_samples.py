@@ -8,6 +8,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 import flows
+from file_processing.edi import reading
+from file_processing.edi.reading import SUFFIXES
 from models.flow import CHILDREN_DIGEST, Flow
 
 SAMPLES = Path(__file__).parent.parent / "sample_files"
@@ -17,6 +19,8 @@ BAD = sorted((SAMPLES / "bad").iterdir())
 
 
 def records(path: Path, flow: Flow) -> list[Any]:
+    if path.suffix in SUFFIXES:
+        return list(reading.batch(path.read_bytes(), flow.messages).records)
     text = path.read_text("utf-8")
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
@@ -33,6 +37,7 @@ def routes(path: Path) -> list[str]:
         flow.name
         for flow in FLOWS.values()
         if path.name.startswith(flow.file_prefixes)
+        or not reading.message_types(path.read_bytes()).isdisjoint(flow.messages)
         or (flow.envelope is not None and head.startswith(f'{{"{flow.envelope}":'))
     ]
 

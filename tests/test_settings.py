@@ -3,12 +3,16 @@ from pathlib import Path
 
 import pytest
 
+import flows
 import settings
+from models.connector import Setting
 from models.errors import StopDaemon
+from tests.flow_files import flow_files
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 SECRET = "hunter2"
 URL = f"postgresql://tidegate:{SECRET}@localhost/tidegate"
+DECLARED = {setting.name: setting for setting in flows.settings(None)}
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +25,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def from_file(text: str) -> settings.Settings:
     Path(".env").write_text(text)
-    return settings.load()
+    return settings.load(declared=flows.settings)
 
 
 def refusal(text: str) -> str:
@@ -33,19 +37,25 @@ def refusal(text: str) -> str:
 
 def test_example_names_every_setting_with_its_default() -> None:
     lines = EXAMPLE.read_text().splitlines()
-    shown = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z_]+=", line))
+    shown = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z0-9_]+=", line))
     # What has no default is shown with an example, or empty.
     no_default = {name for name, field in settings.Settings.model_fields.items() if field.default is None}
-    assert list(shown) == [name.upper() for name in settings.Settings.model_fields]
+    assert list(shown)[: len(settings.Settings.model_fields)] == [
+        name.upper() for name in settings.Settings.model_fields
+    ]
+    assert {name: shown[name] for name in DECLARED} == {name: one.default for name, one in DECLARED.items()}
+    assert len(shown) == len(settings.Settings.model_fields) + len(DECLARED)
 
     example = "\n".join(f"{name}={value}" for name, value in shown.items() if name.lower() not in no_default)
-    assert from_file(example) == settings.load(env_file=None)
+    read, bare = from_file(example), settings.load(env_file=None)
+    assert read.model_dump() == bare.model_dump()
+    assert all(read.text(setting) == bare.text(setting) for setting in DECLARED.values())
     assert from_file("\n".join(f"{name}={value}" for name, value in shown.items())).database_url is not None
 
 
 def test_example_says_why_of_every_setting_and_names_its_aliases() -> None:
     text = EXAMPLE.read_text()
-    for name in settings.Settings.model_fields:
+    for name in (*settings.Settings.model_fields, *DECLARED):
         assert re.search(rf"^# \S.*\n#{name.upper()}=", text, re.MULTILINE), name
     for alias, field in settings.names().items():
         if alias != field.upper():
@@ -96,6 +106,18 @@ def test_empty_value_means_the_default() -> None:
         (f"DATABSE_URL={URL}", "unknown setting DATABSE_URL in .env, did you mean DATABASE_URL?"),
         ("DATA_INBOUND=x", "unknown setting DATA_INBOUND in .env, did you mean DATA_INBOUND_DIR?"),
         ("COLOUR=blue", "unknown setting COLOUR in .env"),
+        ("CRM_API_URI=http://crm", "unknown setting CRM_API_URI in .env, did you mean CRM_API_URL?"),
+        ("CRM_API_URL=crm:8000", "CRM_API_URL='crm:8000' is not valid: it should be http://HOST"),
+        (f"CRM_API_URL=http://me:{SECRET}@crm", "CRM_API_URL is not valid: credentials and a query do not"),
+        (f"CRM_API_URL=ftp://me:{SECRET}@crm", "CRM_API_URL is not valid: credentials and a query do not"),
+        (f"CRM_API_URL=https://crm?key={SECRET}", "CRM_API_URL is not valid: credentials and a query do not"),
+        ("CRM_API_URL=http://[::1", "CRM_API_URL='http://[::1' is not valid: it should be http://HOST"),
+        ("CRM_API_URL=http://crm:99999", "CRM_API_URL='http://crm:99999' is not valid: it should be http://HOST"),
+        (f"ERP_API_TOKEN='{SECRET} '", "ERP_API_TOKEN is not valid: it should be printable ASCII"),
+        (f"ERP_API_TOKEN={SECRET}é", "ERP_API_TOKEN is not valid: it should be printable ASCII"),
+        (f'ERP_API_TOKEN="{SECRET}\\n"', "ERP_API_TOKEN is not valid: it should be printable ASCII"),
+        ("PARTNER2_SFTP_PORT=ssh", "PARTNER2_SFTP_PORT='ssh' is not valid: it should be a number from 1 to 65535"),
+        ("POLLING_INTERVAL_SECONDS=0", "POLLING_INTERVAL_SECONDS='0' is not valid: it should be a number of seconds"),
         ("\n\nWORKERS: 4", "line 3 of .env is not NAME=value"),
         ("LOG_JSON", "line 1 of .env is not NAME=value"),
     ],
@@ -128,5 +150,24 @@ def test_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_secret_is_named_without_its_value() -> None:
-    sentence = settings._sentence("database_url", "string_type", "Input should be a valid string", URL)
+    sentence = settings._sentence("database_url", "Input should be a valid string", URL)
     assert sentence == "DATABASE_URL is not valid: Input should be a valid string"
+
+
+def test_a_flow_of_ones_own_declares_its_own_names(tmp_path: Path) -> None:
+    text = (Path(flows.__file__).parent / "customers.py").read_text()
+    text = text.replace("CRM_API_URL", "SHOP_API_URL").replace('"customers"', '"shop_customers"')
+    with flow_files(tmp_path / "further", shop_customers=text) as folder:
+        read = from_file(f"FLOWS_DIR={folder}\nSHOP_API_URL=http://shop\nCRM_API_URL=http://crm")
+        assert [read.text(Setting(name)) for name in ("SHOP_API_URL", "CRM_API_URL")] == ["http://shop", "http://crm"]
+        assert "unknown setting SHOP_API_URI" in refusal(f"FLOWS_DIR={folder}\nSHOP_API_URI=x")
+
+
+def test_a_password_may_hold_anything() -> None:
+    assert from_file("PARTNER2_SFTP_PASS='pässword '").text(DECLARED["PARTNER2_SFTP_PASS"]) == "pässword "
+
+
+def test_a_declared_secret_is_never_shown() -> None:
+    read = from_file(f"ERP_API_TOKEN={SECRET}")
+    assert read.secret(DECLARED["ERP_API_TOKEN"]).get_secret_value() == SECRET
+    assert SECRET not in repr(read) + str(read.model_dump()) + str(read.secret(DECLARED["ERP_API_TOKEN"]))

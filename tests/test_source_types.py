@@ -1,17 +1,18 @@
 """The field types of partners' records: what they take, what they refuse, and what comes out."""
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from models.source import EARLIEST, LATEST, Flag, Instant, Int32, Int32OrText, Text, UtcInstant
+from models.source import EARLIEST, LATEST, Flag, Instant, Int32, Int32OrText, IsoDate, Text, UtcInstant
 
 instant: TypeAdapter[datetime] = TypeAdapter(Instant)
 utc_instant: TypeAdapter[datetime] = TypeAdapter(UtcInstant)
+iso_date: TypeAdapter[date] = TypeAdapter(IsoDate)
 int32: TypeAdapter[int] = TypeAdapter(Int32)
 int32_or_text: TypeAdapter[int] = TypeAdapter(Int32OrText)
 flag: TypeAdapter[bool] = TypeAdapter(Flag)
@@ -74,6 +75,20 @@ def test_what_is_no_time_is_refused(refused: object) -> None:
     assert refuses(utc_instant, refused)
 
 
+@given(st.dates())
+def test_a_date_is_iso_8601_text(day: date) -> None:
+    assert iso_date.validate_python(day.isoformat()) == day
+
+
+@pytest.mark.parametrize(
+    "refused",
+    ["", "1767225600", 1767225600, 0, "0", 1.0, True, None, "2026-02-30", "20260131", "2026-01-31T00:00:00Z",
+     "2026-1-31", "0000-01-01", "2026-01-31\n2026", "\uff12\uff10\uff12\uff16-01-31"],
+)  # fmt: skip
+def test_what_is_no_date_is_refused(refused: object) -> None:
+    assert refuses(iso_date, refused)
+
+
 @given(json_values)
 def test_only_a_whole_number_in_range_is_a_whole_number(value: Any) -> None:
     number = type(value) in (int, float) and value == value and abs(value) != float("inf") and value == int(value)
@@ -129,6 +144,6 @@ def test_line_breaks_hide_no_nul() -> None:
     assert text.validate_python("a\nb\n") == "a\nb\n"
 
 
-@pytest.mark.parametrize("adapter", [instant, utc_instant, int32, int32_or_text, flag, text])
+@pytest.mark.parametrize("adapter", [instant, utc_instant, iso_date, int32, int32_or_text, flag, text])
 def test_every_type_describes_itself_as_json_schema(adapter: TypeAdapter[Any]) -> None:
     assert json.dumps(adapter.json_schema())

@@ -92,12 +92,16 @@ def upgrade() -> None:
         sa.Column("last_error", sa.Text),
         sa.Column("created_at", INSTANT, server_default=sa.func.now(), nullable=False),
         sa.Column("written_at", INSTANT),
+        sa.Column("sent_at", INSTANT),
         sa.Column("delivered_at", INSTANT),
+        sa.Column("delivered_as", JSONB),
+        sa.Column("filed_as", sa.Text),
         sa.Column("node", sa.Text, nullable=False),
         sa.Column("content", sa.LargeBinary),
         sa.Column("taken", JSONB),
         sa.CheckConstraint(
-            "status in ('writing', 'written', 'delivered', 'failed')", name=op.f("outbound_file_status_check")
+            "status in ('writing', 'written', 'delivered', 'failed', 'superseded')",
+            name=op.f("outbound_file_status_check"),
         ),
         schema="tidegate",
     )
@@ -110,7 +114,53 @@ def upgrade() -> None:
     )
     op.create_index("outbound_file_recent", "outbound_file", ["flow", "id"], schema="tidegate")
     op.create_index("outbound_file_name", "outbound_file", ["flow", "name"], schema="tidegate")
-
+    op.create_index(
+        "outbound_file_failed",
+        "outbound_file",
+        ["flow", "id"],
+        schema="tidegate",
+        postgresql_where=sa.text("status = 'failed'"),
+    )
+    op.create_index(
+        "outbound_file_due",
+        "outbound_file",
+        ["flow", "id"],
+        schema="tidegate",
+        postgresql_where=sa.text("status = 'written'"),
+    )
+    op.create_index(
+        "outbound_file_unfiled",
+        "outbound_file",
+        ["flow"],
+        schema="tidegate",
+        postgresql_where=sa.text("status = 'delivered' and filed_as is null"),
+    )
+    op.create_table(
+        "interchange",
+        *(sa.Column(name, sa.Text, primary_key=True) for name in ("standard", "sender", "receiver", "reference")),
+        sa.Column("inbound_file_id", sa.BigInteger, nullable=False),
+        schema="tidegate",
+    )
+    op.create_table(
+        "cursor",
+        sa.Column("flow", sa.Text, primary_key=True),
+        sa.Column("source", sa.Text, primary_key=True),
+        sa.Column("state", JSONB, nullable=False),
+        sa.Column("updated_at", INSTANT, server_default=sa.func.now(), nullable=False),
+        schema="tidegate",
+    )
+    op.create_table(
+        "receipt",
+        sa.Column("id", sa.BigInteger, primary_key=True),
+        sa.Column("flow", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("sha256", sa.LargeBinary, nullable=False),
+        sa.Column("bytes", sa.BigInteger, nullable=False),
+        sa.Column("idempotency_key", sa.Text),
+        sa.Column("received_at", INSTANT, server_default=sa.func.now(), nullable=False),
+        sa.UniqueConstraint("flow", "idempotency_key", name=op.f("receipt_flow_idempotency_key_key")),
+        schema="tidegate",
+    )
     # Both are there for moments: compressing them would be most of their cost.
     op.execute(
         "alter table tidegate.outbound_file alter content set storage external, alter taken set storage external"
@@ -118,6 +168,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("outbound_file", schema="tidegate")
-    op.drop_table("rejected_record", schema="tidegate")
-    op.drop_table("inbound_file", schema="tidegate")
+    for table in ("receipt", "cursor", "interchange", "outbound_file", "rejected_record", "inbound_file"):
+        op.drop_table(table, schema="tidegate")

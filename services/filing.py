@@ -1,5 +1,6 @@
-"""Moving a file out of the input folder: never over another one, never one that was not read."""
+"""Moving files: never over another one, never one that was not read, durable where it is said."""
 
+import contextlib
 import ctypes
 import errno
 import filecmp
@@ -7,12 +8,12 @@ import itertools
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from file_processing.opening import Identity
 from models.errors import FileGone, RetryLater
 
 UNROUTED = "_unrouted"
@@ -20,12 +21,29 @@ UNROUTED = "_unrouted"
 
 MAX_NAME_BYTES = 255
 
+STALE_SECONDS = 3600
+"""A temporary file that nobody has written to for so long is nobody's."""
+
 _ANOTHER = "another file has taken its place"
 
 # Python has no rename that never replaces; Linux has had it since 2014.
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file, with which content, as far as the file system can tell."""
+
+    device: int
+    inode: int
+    bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Identity":
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,3 +223,48 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def arrive(folder: Path, name: str, content: bytes, number: int) -> Path:
+    """Put a file into `folder`, whole, durable and over no other; `number` makes its name its own.
+
+    Raises RetryLater.
+    """
+    part = part_of(folder, name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_part(part, content)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        target = rename(part, folder, name, number)
+        sync_folder(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise RetryLater(
+            f"{name} cannot be written to {folder}: {error.strerror or error}",
+            hint="make room or mend the permissions there; it is fetched again",
+        ) from error
+    return target
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """The temporary name of a file that arrives; of this process alone, as daemons may share the folder."""
+    return folder / with_suffix(f".{name}", f".tidegate-{os.getpid()}.part")
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Remove what daemons left that a crash cut off; a younger one may be another's at work."""
+    oldest = time.time() - STALE_SECONDS
+    for part in folder.glob(".*.tidegate-*.part"):
+        with contextlib.suppress(OSError):
+            if part.lstat().st_mtime < oldest:
+                part.unlink()
+
+
+def write_part(part: Path, content: bytes) -> None:
+    """Write a file under its temporary name; it is not durable yet. Raises OSError."""
+    # O_NOFOLLOW: whoever may write to the folder must not make us write elsewhere.
+    flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(part, flags, 0o640), "wb") as file:
+        file.write(content)

@@ -1,0 +1,1 @@
+"""EDI files: EDIFACT and X12 interchanges, read strictly and answered."""

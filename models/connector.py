@@ -1,0 +1,270 @@
+"""The declaration of how a flow's files come from partners and get to them: addresses by name, rules as functions.
+
+A connector is on when its address is configured; without it nothing happens and nothing is wrong.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+Json = Any
+"""A decoded JSON value: what a partner answers has the shape that its own function knows."""
+
+
+class Kind(StrEnum):
+    """What a setting holds; its text is checked when the daemon starts."""
+
+    TEXT = "text"
+    URL = "url"  # http or https, without a query
+    PORT = "port"
+    SECONDS = "seconds"  # more than 0; may have a fraction
+    PATH = "path"  # on this machine; ~ is the home folder
+    SECRET = "secret"  # noqa: S105  # never shown, never logged; goes into an HTTP header
+    PASSWORD = "password"  # noqa: S105  # the same, and may hold anything
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value out of the environment or `.env`, by its name there. An empty default: it has none."""
+
+    name: str
+    kind: Kind = Kind.TEXT
+    default: str = ""
+
+
+class Connector(Protocol):
+    """What every source and destination declares.
+
+    name: tells the connectors of a flow apart, in the log, in `status`, in the ledger's `cursor`.
+    address: the setting that switches it on. settings: all that it reads.
+    needs: where it is on, one setting of each of these has to be given.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> Setting: ...
+    @property
+    def settings(self) -> tuple[Setting, ...]: ...
+    @property
+    def needs(self) -> tuple[tuple[Setting, ...], ...]: ...
+
+
+POLLING_INTERVAL = Setting("POLLING_INTERVAL_SECONDS", Kind.SECONDS, "10")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a page of an answer says.
+
+    records: as the partner sent them; only whether there are any, and whether they changed, is looked at.
+    next: the query of the next page, None behind the last one.
+    bookmark: where the next walk begins; the one of a walk's first page counts.
+    """
+
+    records: list[Json]
+    next: Mapping[str, str] | None = None
+    bookmark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestSource:
+    """Polls `GET address + path`; each page becomes a file in the input folder, byte by byte as it came.
+
+    read: takes page, next query and bookmark out of a decoded answer; a ValueError, KeyError or
+        TypeError of it means that the answer is not what was agreed.
+    token: sent as `Authorization: Bearer`, where there is one.
+    since: the query parameter that carries the bookmark.
+    query: of a walk's first page; `next` of a page comes on top of it.
+    tries, pause_seconds: a request that fails is sent again after pauses that double from the first.
+    max_bytes: a larger answer is refused.
+    """
+
+    name: str
+    address: Setting
+    path: str
+    read: Callable[[Json], Page]
+    token: Setting | None = None
+    since: str | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    interval: Setting = POLLING_INTERVAL
+    tries: int = 5
+    pause_seconds: float = 0.5
+    timeout_seconds: float = 30
+    max_bytes: int = 64 * 2**20
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return (self.address, *([self.token] if self.token else []), self.interval)
+
+    @property
+    def needs(self) -> tuple[tuple[Setting, ...], ...]:
+        return ((self.token,),) if self.token else ()
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """How to ask a partner whether he already has a document.
+
+    query: of `GET address + path`, from the document. find: his object for this document out of the
+    decoded answer, None where he has none.
+    """
+
+    path: str
+    query: Callable[[Json], Mapping[str, str]]
+    find: Callable[[Json, Json], Json | None]
+
+
+@dataclass(frozen=True, slots=True)
+class RestDestination:
+    """Sends files of one kind of document to `POST address + path`.
+
+    document: the name of the flow's `Outbound` whose files these are.
+    idempotency_key: the same for every sending of the same thing; without it, it is the file's.
+    look_up: asked before a document is sent again of which nobody knows whether it arrived.
+    delivered_on: statuses beside 2xx that say that the partner has it already.
+    retry_on: statuses beside 408, 425, 429 and 5xx that are no refusal.
+    in_order: a file without a clear answer holds back those behind it, for a few tries; a refused one does not.
+    """
+
+    name: str
+    address: Setting
+    path: str
+    document: str = ""
+    token: Setting | None = None
+    idempotency_key: Callable[[Json], str] | None = None
+    look_up: LookUp | None = None
+    delivered_on: frozenset[int] = frozenset()
+    retry_on: frozenset[int] = frozenset()
+    in_order: bool = False
+    timeout_seconds: float = 30
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        return (self.document,)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return (self.address, *([self.token] if self.token else []))
+
+    @property
+    def needs(self) -> tuple[tuple[Setting, ...], ...]:
+        return ((self.token,),) if self.token else ()
+
+
+@dataclass(frozen=True, slots=True)
+class SftpServer:
+    """The settings of a partner's SFTP server; a password or a key file is needed.
+
+    known_hosts: the file that holds the server's key, as OpenSSH writes it.
+    """
+
+    host: Setting
+    port: Setting
+    user: Setting
+    password: Setting
+    key_file: Setting
+    known_hosts: Setting
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return (self.host, self.port, self.user, self.password, self.key_file, self.known_hosts)
+
+    @property
+    def needs(self) -> tuple[tuple[Setting, ...], ...]:
+        return ((self.host,), (self.user,), (self.password, self.key_file), (self.known_hosts,))
+
+
+@dataclass(frozen=True, slots=True)
+class SftpSource:
+    """Fetches the regular files of a remote folder, then moves them to the remote archive.
+
+    parallel: so many files are under way at the same time. max_bytes: a larger one is left there.
+    """
+
+    name: str
+    server: SftpServer
+    folder: Setting
+    archive: Setting
+    interval: Setting = POLLING_INTERVAL
+    parallel: int = 32
+    max_bytes: int = 2**30
+
+    @property
+    def address(self) -> Setting:
+        return self.server.host
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return (*self.server.settings, self.folder, self.archive, self.interval)
+
+    @property
+    def needs(self) -> tuple[tuple[Setting, ...], ...]:
+        return self.server.needs
+
+
+@dataclass(frozen=True, slots=True)
+class IntempusSource:
+    """A resource of which Intempus is the master: fetched from there, and written there through our API.
+
+    The flow's envelope is `objects`, `newest_by` the timestamp of Intempus, and its table has `id`,
+    `deleted_at`, and in `document` the whole of what Intempus sent.
+
+    resource: its name in Intempus and in our API, `case`. example: of an object, for the API's page.
+    changes_seconds: between two looks for what changed. walk_seconds: between two full walks, which
+        find what was deleted.
+    """
+
+    resource: str
+    example: Mapping[str, Json] = field(default_factory=dict)
+    name: str = "intempus"
+    uri: Setting = Setting("INTEMPUS_API_URI", Kind.URL, "https://intempus.dk/web/v1")
+    user: Setting = Setting("INTEMPUS_API_USER")
+    key: Setting = Setting("INTEMPUS_API_KEY", Kind.SECRET)
+    changes_seconds: float = 5
+    walk_seconds: float = 600
+
+    @property
+    def address(self) -> Setting:
+        """The user: where Intempus is, is known."""
+        return self.user
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return (self.uri, self.user, self.key)
+
+    @property
+    def needs(self) -> tuple[tuple[Setting, ...], ...]:
+        return ((self.key,),)
+
+
+@dataclass(frozen=True, slots=True)
+class SftpDestination:
+    """Stores files in a remote folder: under a temporary name, then by a rename.
+
+    folder: it switches the destination on, the server being configured.
+    documents: the names of the flow's kinds of document that go there.
+    """
+
+    name: str
+    server: SftpServer
+    folder: Setting
+    documents: tuple[str, ...] = ("",)
+    in_order: bool = False
+
+    @property
+    def address(self) -> Setting:
+        return self.folder
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return (*self.server.settings, self.folder)
+
+    @property
+    def needs(self) -> tuple[tuple[Setting, ...], ...]:
+        return self.server.needs
+
+
+Source = RestSource | SftpSource
+Destination = RestDestination | SftpDestination

@@ -1,0 +1,211 @@
+"""Webhooks: a body becomes a file of its flow, and the answer says where to ask what became of it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path as PathParameter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from loguru import logger
+from psycopg import Connection
+from pydantic import BaseModel
+
+from flows import Flows
+from models.flow import Flow
+from services.api import bodies, idempotency, receipts
+from services.api.problems import Problem, described
+from services.api.uploads import TooLarge, Upload
+
+Connect = Callable[[], AbstractContextManager[Connection]]
+
+_JSON = {
+    "application/json": ".json",
+    "application/x-ndjson": ".jsonl",
+    "application/ndjson": ".jsonl",
+    "application/jsonl": ".jsonl",
+}
+_EDI = {"application/edifact": ".edifact", "application/edi-x12": ".x12"}  # RFC 1767
+_ENCODINGS = {"": "", "identity": "", "gzip": ".gz", "x-gzip": ".gz"}
+
+
+class Accepted(BaseModel):
+    """Stored, on disk; the loader has it next."""
+
+    id: int
+    flow: str
+    name: str
+    location: str
+
+
+class RefusedRecord(BaseModel):
+    """Why one record was refused."""
+
+    record: int
+    pointer: str
+    line: int
+    column: int
+    value: str | None
+    reason: str
+
+
+class Counts(BaseModel):
+    """Records sent, and rows landed."""
+
+    records: int
+    inserted: int
+    updated: int
+    unchanged: int
+    stale: int
+    rejected: int
+
+
+class Became(BaseModel):
+    """What became of a body: `ledger_id` is the number that `files` and the log show."""
+
+    id: int
+    flow: str
+    name: str
+    bytes: int
+    received_at: datetime
+    status: Literal["waiting", "loaded", "partial", "rejected", "duplicate"]
+    ledger_id: int | None = None
+    loaded_at: datetime | None = None
+    counts: Counts | None = None
+    duplicate_of: int | None = None
+    error: str | None = None
+    errors: list[RefusedRecord] = []
+
+
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {},
+            "example": [{"field": "as the flow's partner sends it"}],
+        },
+        "application/x-ndjson": {"schema": {"type": "string"}},
+        **{kind: {"schema": {"type": "string"}} for kind in _EDI},
+    },
+}
+_HEADERS = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string"},
+        "example": '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
+        "description": "A quoted string. The same key with the same body gets the same answer, and loads once.",
+    },
+    {"name": "Content-Encoding", "in": "header", "schema": {"type": "string", "enum": ["gzip"]}},
+]
+
+
+def router(flows: Flows, connect: Connect, *, input_dir: Path, max_bytes: int) -> APIRouter:
+    """The operations below `/inbound`."""
+    routes = APIRouter(prefix="/inbound", tags=["inbound"])
+    in_flight: set[tuple[str, str]] = set()
+
+    @routes.post(
+        "/{flow}",
+        status_code=202,
+        responses=described(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
+        openapi_extra={"requestBody": _BODY, "parameters": _HEADERS},
+    )
+    async def send(flow: str, request: Request, response: Response) -> Accepted:
+        """Store the body as a file of the flow.
+
+        When this answers, the file is on disk and will be loaded, whatever happens next.
+        """
+        target = flows.get(flow)
+        if target is None:
+            raise Problem(404, f"there is no flow {flow!r}", hint=f"there are {', '.join(flows)}")
+        suffix = _suffix(request, target)
+        key = idempotency.key_of(request.headers.getlist("idempotency-key"))
+        if key is None:
+            receipt = await receive(request, flow, suffix, None)
+        else:
+            if (flow, key) in in_flight:
+                raise Problem(409, "a request with this Idempotency-Key is being handled", hint="wait for its answer")
+            in_flight.add((flow, key))
+            try:
+                receipt = await receive(request, flow, suffix, key)
+            finally:
+                in_flight.discard((flow, key))
+        location = f"/inbound/{receipt.id}"
+        response.headers["Location"] = location
+        return Accepted(id=receipt.id, flow=flow, name=receipt.name, location=location)
+
+    async def receive(request: Request, flow: str, suffix: str, key: str | None) -> receipts.Receipt:
+        bodies.refuse_announced(request, max_bytes, "MAX_FILE_BYTES allows")
+        with Upload(input_dir / flow, suffix, max_bytes) as upload:
+            await _fill(upload, request)
+            receipt = await run_in_threadpool(_keep, upload, flow, key)
+        logger.bind(flow=flow, file=receipt.name, receipt=receipt.id).info(
+            "{} came by HTTP as #{} of the receipts, {} bytes", receipt.name, receipt.id, receipt.bytes
+        )
+        return receipt
+
+    def _keep(upload: Upload, flow: str, key: str | None) -> receipts.Receipt:
+        if key is not None:
+            upload.name_after(key)
+        upload.sync()
+        name, sha256 = upload.name, upload.sha256
+        try:
+            with connect() as connection:
+                if _last_to_arrive_wins(flows[flow]):
+                    receipts.let_load_again(connection, flow=flow, name=name, sha256=sha256, key=key)
+                return receipts.issue(
+                    connection, flow=flow, name=name, sha256=sha256, bytes=upload.bytes, key=key, place=upload.place
+                )
+        except receipts.InFlight as error:
+            raise Problem(409, error.reason, hint=error.hint) from None
+        except receipts.OtherBody as error:
+            raise Problem(422, error.reason, hint=error.hint) from None
+
+    @routes.get("/{number}", responses=described(401, 404, 422, 503))
+    def became(number: Annotated[int, PathParameter(ge=0, le=2**63 - 1)]) -> Became:
+        """What became of a body: the counts of its records, and the first errors."""
+        with connect() as connection:
+            found = receipts.look(connection, number)
+        if found is None:
+            raise Problem(404, f"there is no receipt {number}", hint="the answer to the POST names its location")
+        counts = Counts.model_validate(found) if found["ledger_id"] is not None else None
+        return Became.model_validate({**found, "counts": counts})
+
+    return routes
+
+
+def _last_to_arrive_wins(flow: Flow) -> bool:
+    return flow.newest_by is None and not flow.append_only
+
+
+async def _fill(upload: Upload, request: Request) -> None:
+    """The body into the file. Raises Problem."""
+    try:
+        async for piece in bodies.pieces(request):
+            upload.write(piece)  # into the page cache: the disk is waited for in a thread, by sync()
+    except TooLarge as error:
+        raise Problem(413, error.reason, hint=error.hint) from None
+    if not upload.bytes:
+        raise Problem(400, "the body is empty", hint="send the file's content as the body")
+
+
+def _suffix(request: Request, flow: Flow) -> str:
+    """How the file's name ends, by which the loader reads it. Raises Problem."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    known = {**_JSON, **(_EDI if flow.messages else {})}
+    suffix = ".json" if kind.endswith("+json") else known.get(kind)
+    if suffix is None:
+        raise Problem(
+            415,
+            f"flow {flow.name} takes no {kind or 'body without Content-Type'}",
+            hint=f"send Content-Type: {', '.join(known)}",
+            headers={"Accept-Post": ", ".join(known)},
+        )
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        raise Problem(
+            415, f"Content-Encoding {encoding} is not known", hint="send gzip", headers={"Accept-Encoding": "gzip"}
+        )
+    return suffix + _ENCODINGS[encoding]

@@ -1,0 +1,206 @@
+"""Resources that have their master elsewhere: read from our table, written there first and then here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from psycopg import Connection, sql
+from psycopg.rows import dict_row
+from pydantic import BaseModel
+
+from models.flow import Flow
+from services.api import bodies, idempotency
+from services.api.inbound import Connect
+from services.api.problems import Problem, described
+
+Object = dict[str, Any]
+"""An object as its master has it."""
+
+Fields = Annotated[Object, Depends(bodies.json_object)]
+Number = Annotated[int, Path(ge=0, le=2**63 - 1)]
+DEFAULT_LIMIT, MAX_LIMIT = 100, 10_000
+
+LOCAL = "Tidegate-Local"
+"""The header of an answer to a write: what became of it here. `waiting` when that took too long; it follows."""
+
+
+class Written(Protocol):
+    """What the master made of a write, and what became of it here."""
+
+    @property
+    def document(self) -> Object: ...
+    @property
+    def local(self) -> str: ...
+
+
+class Walked(Protocol):
+    """What a full walk found."""
+
+    @property
+    def seen(self) -> int: ...
+    @property
+    def missed(self) -> int: ...
+    @property
+    def deleted(self) -> int: ...
+
+
+class Master(Protocol):
+    """Who has the say over the objects. Everything raises RefusedByPartner, RetryLater or StopConnector."""
+
+    async def create(self, fields: Object, key: str | None) -> Written: ...
+    async def update(self, number: Number, fields: Object) -> Written: ...
+    async def delete(self, number: int) -> None: ...
+    async def sync(self) -> Walked: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource of the API.
+
+    name: its path, `case`. flow: whose table has the columns id, deleted_at and document.
+    example: of an object, for the page of all operations.
+    master: None while nobody has configured it. needs: the settings that would.
+    """
+
+    name: str
+    flow: Flow
+    master: Master | None
+    needs: tuple[str, ...] = ()
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Meta(BaseModel):
+    """Where a page stands in its list; `next` is the path of the next one."""
+
+    limit: int
+    offset: int
+    total_count: int
+    next: str | None
+    previous: str | None
+
+
+class ListPage(BaseModel):
+    """Objects by their id."""
+
+    meta: Meta
+    objects: list[Object]
+
+
+class Synced(BaseModel):
+    """What a full walk found: objects there, those we had missed, those deleted there."""
+
+    seen: int
+    missed: int
+    deleted: int
+
+
+_WRITES = described(400, 401, 403, 404, 409, 422, 429, 502, 503)
+_TAKES = _WRITES | described(408, 413)
+
+_LIST = """
+select document from {} where deleted_at is null and id > %(after)s order by id limit %(limit)s offset %(offset)s
+"""
+_COUNT = "select count(*) from {} where deleted_at is null"
+_ONE = "select document, deleted_at from {} where id = %s"
+
+
+def router(resource: Resource, connect: Connect) -> APIRouter:
+    """The operations of one resource."""
+    path = f"/{resource.name}"
+    routes = APIRouter(prefix=path, tags=[resource.name])
+    table = _Table(resource.flow)
+    takes_object = {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"type": "object"}, "example": dict(resource.example)}},
+        }
+    }
+
+    def master() -> Master:
+        if resource.master is None:
+            needs = " and ".join(resource.needs)
+            raise Problem(503, f"the master of {resource.name} is not configured", hint=f"set {needs}")
+        return resource.master
+
+    @routes.get("", responses=described(401, 422, 503))
+    def listed(
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
+        offset: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+        after: Annotated[int, Query(ge=0, le=2**63 - 1, description="the id behind which the page begins")] = 0,
+    ) -> ListPage:
+        """A page of what is here, by id. `meta.next` leads on and skips nothing, whatever is deleted meanwhile."""
+        with connect() as connection:
+            objects, more, total = table.page(connection, after=after, limit=limit, offset=offset)
+        following = f"{path}?{urlencode({'limit': limit, 'after': objects[-1]['id']})}" if more else None
+        before = f"{path}?{urlencode({'limit': limit, 'offset': max(0, offset - limit)})}" if offset else None
+        meta = Meta(limit=limit, offset=offset, total_count=total, next=following, previous=before)
+        return ListPage(meta=meta, objects=objects)
+
+    @routes.get("/{number}", responses=described(401, 404, 422, 503))
+    def shown(number: Number) -> Object:
+        """One object, as it is here."""
+        with connect() as connection:
+            return table.one(connection, number)
+
+    @routes.post("", status_code=201, responses=_TAKES, openapi_extra=takes_object)
+    async def create(
+        fields: Fields,
+        response: Response,
+        idempotency_key: Annotated[
+            list[str] | None, Header(description="A quoted string; without it, `creation_id` does the same.")
+        ] = None,
+    ) -> Object:
+        """Create an object at the master, and then here. Send it again with the same key after a time-out."""
+        written = await master().create(fields, idempotency.key_of(idempotency_key or ()))
+        response.headers["Location"] = f"{path}/{written.document['id']}"
+        response.headers[LOCAL] = written.local
+        return written.document
+
+    @routes.post("/sync", responses=_WRITES)
+    async def sync() -> Synced:
+        """Compare everything with the master now, and load what differs. It takes a while."""
+        walked = await master().sync()
+        return Synced(seen=walked.seen, missed=walked.missed, deleted=walked.deleted)
+
+    @routes.put("/{number}", responses=_TAKES, openapi_extra=takes_object)
+    async def update(number: Number, fields: Fields, response: Response) -> Object:
+        """Change an object at the master, and then here; fields that are left out stay."""
+        written = await master().update(number, fields)
+        response.headers[LOCAL] = written.local
+        return written.document
+
+    @routes.delete("/{number}", status_code=204, responses=_WRITES)
+    async def delete(number: Number) -> None:
+        """Delete an object at the master, and then here. One that is gone already is deleted as well."""
+        await master().delete(number)
+
+    return routes
+
+
+class _Table:
+    """The flow's table, to look at."""
+
+    def __init__(self, flow: Flow) -> None:
+        table = sql.Identifier(flow.sql_table.name)
+        self._list, self._count, self._one = (sql.SQL(text).format(table) for text in (_LIST, _COUNT, _ONE))
+
+    def page(self, connection: Connection, *, after: int, limit: int, offset: int) -> tuple[list[Object], bool, int]:
+        """Objects, whether there are more, and how many there are in all."""
+        values = {"after": after, "limit": limit + 1, "offset": offset}
+        found = [row[0] for row in connection.execute(self._list, values).fetchall()]
+        (total,) = connection.execute(self._count).fetchone() or (0,)
+        return found[:limit], len(found) > limit, total
+
+    def one(self, connection: Connection, number: int) -> Object:
+        """Raises Problem."""
+        found: Mapping[str, Any] | None
+        with connection.cursor(row_factory=dict_row) as cursor:
+            found = cursor.execute(self._one, [number]).fetchone()
+        if found is None:
+            raise Problem(404, f"there is no object {number} here", hint="POST to …/sync fetches what is missing")
+        if found["deleted_at"] is not None:
+            raise Problem(404, f"object {number} was deleted, which we saw at {found['deleted_at'].isoformat()}")
+        document: Object = found["document"]
+        return document

@@ -1,0 +1,109 @@
+"""A request's body on its way to a file in the input folder: nobody sees it before it is whole and on disk."""
+
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from models.errors import RetryLater, TidegateError
+from services import filing
+
+_PREFIX, _SUFFIX = ".webhook-", ".part"
+_STALE_SECONDS = 24 * 3600
+"""Longer than any request takes: what is older was left by a daemon that died."""
+
+
+class TooLarge(TidegateError):
+    """There are more bytes than a file may have."""
+
+
+class Upload:
+    """Bytes for `folder/name`: `write` them, `sync` them, then `place` the file; otherwise it leaves nothing.
+
+    All of it raises RetryLater when the folder cannot take the file.
+    """
+
+    def __init__(self, folder: Path, suffix: str, max_bytes: int) -> None:
+        unique = uuid.uuid4().hex
+        self.name = f"webhook-{unique}{suffix}"
+        self.bytes = 0
+        self._folder = folder
+        self._suffix = suffix
+        self._max_bytes = max_bytes
+        self._digest = hashlib.sha256()
+        self._part = folder / f"{_PREFIX}{unique}{_SUFFIX}"
+        with _disk():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._part.open("xb", buffering=1 << 18)
+
+    @property
+    def sha256(self) -> bytes:
+        return self._digest.digest()
+
+    def write(self, data: bytes) -> None:
+        """Raises TooLarge."""
+        self.bytes += len(data)
+        if self.bytes > self._max_bytes:
+            raise TooLarge(
+                f"the body is larger than MAX_FILE_BYTES allows ({self._max_bytes})",
+                hint="split it or raise MAX_FILE_BYTES",
+            )
+        self._digest.update(data)
+        with _disk():
+            self._file.write(data)
+
+    def name_after(self, key: str) -> None:
+        """Name the file after a key and its content, so that the same request again names it the same."""
+        unique = hashlib.sha256(key.encode() + b"\0" + self.sha256).hexdigest()[:32]
+        self.name = f"webhook-{unique}{self._suffix}"
+
+    def sync(self) -> None:
+        with _disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def place(self) -> None:
+        """Give the file its name; when this returns, a power cut leaves it where it is."""
+        with _disk():
+            self._part.rename(self._folder / self.name)
+            filing.sync_folder(self._folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _disk():
+            try:
+                self._part.unlink(missing_ok=True)
+            finally:
+                self._file.close()
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RetryLater(
+            f"the input folder cannot take the file: {error.strerror or error}",
+            hint="make room or mend the permissions there",
+        ) from error
+
+
+def remove_stale(folders: list[Path]) -> None:
+    """Remove what requests left that a crash cut off; younger ones may be another daemon's."""
+    oldest = time.time() - _STALE_SECONDS
+    for folder in folders:
+        for part in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            try:
+                if part.stat().st_mtime < oldest:
+                    part.unlink()
+            except FileNotFoundError:
+                pass  # its request has just ended

@@ -1,0 +1,1 @@
+"""Fetch connectors: each ends in a file in `input/<flow>/`, and knows nothing of what becomes of it."""

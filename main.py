@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 from loguru import logger
 
-from commands import database, demo, load, look, retry, run as running, send
+from commands import check, database, demo, emit, files, flows, ingest, retry, run as running, status
 from commands.console import ALL_WELL, WRONG_USE, complain
 from models.errors import TidegateError
 
@@ -19,14 +19,14 @@ app = typer.Typer(
 )
 app.command()(running.run)
 app.command()(demo.demo)
-app.command()(load.ingest)
-app.command()(look.status)
-app.command()(look.files)
+app.command()(ingest.ingest)
+app.command()(status.status)
+app.command()(files.files)
 app.command()(retry.retry)
-app.command()(send.emit)
-app.command()(look.trace)
-app.command("flows")(look.list_flows)
-app.command()(database.check)
+app.command()(emit.emit)
+app.command()(files.trace)
+app.command("flows")(flows.list_flows)
+app.command()(check.check)
 app.add_typer(database.db_app, name="db")
 
 

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     observer: _Kind = ObserverKind.INOTIFY
     rescan_seconds: _Seconds = Field(10, description="a scan at least this often, whatever events say")
     settle_seconds: _Seconds = Field(2, description="rest of size and mtime where a read lease cannot tell")
-    max_file_bytes: PositiveInt = Field(4 * 2**30, description="a larger file, also when decompressed, is refused")
+    max_file_bytes: PositiveInt = Field(4 * 2**30, description="a larger file, also when decompressed, is rejected")
     workers: int = Field(2, ge=1, le=64, description="flows loaded at the same time")
 
     api_host: str = Field("127.0.0.1", description="the address the API listens at")

@@ -14,7 +14,7 @@ import psycopg
 
 from benchmarks import _common as common
 from benchmarks._common import Bench, Report, Vehicle, seconds
-from file_processing import ingest as ingesting
+from file_processing.inbound import adhoc
 
 RECORDS = 250_000
 BAR = 2.5
@@ -42,10 +42,10 @@ def raw(bench: Bench, rows: list[Vehicle]) -> None:
 
 
 def ours(bench: Bench, path: Path) -> None:
-    handler = bench.site.handler(keep=True)
-    (outcome,) = ingesting.ingest(handler, bench.site.flows, ingesting.collect([path]), bench.site.flows[common.FLOW])
-    assert outcome.entry is not None, outcome
-    assert outcome.entry.inserted + outcome.entry.updated == RECORDS, outcome
+    pipeline = bench.site.pipeline(None)
+    (result,) = adhoc.ingest(pipeline, adhoc.collect([path]), bench.site.flows[common.FLOW])
+    assert result.entry is not None, result
+    assert result.entry.inserted + result.entry.updated == RECORDS, result
 
 
 def main() -> None:

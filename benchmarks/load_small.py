@@ -16,7 +16,8 @@ import psycopg
 
 from benchmarks import _common as common
 from benchmarks._common import Bench, Report, seconds
-from file_processing import ingest as ingesting
+from file_processing.inbound import adhoc
+from file_processing.inbound.routing import RoutedFile
 
 FILES, RECORDS = 10_000, 5
 BAR = 2_000
@@ -46,10 +47,10 @@ def plain_loop(paths: list[Path], done: Path) -> None:
         path.rename(done / path.name)
 
 
-def by_handler(bench: Bench, paths: list[Path]) -> None:
-    handler = bench.site.handler(keep=False)
-    flow = bench.site.flows[common.FLOW]
-    loaded = sum(1 for outcome in handler.handle(flow, ingesting.collect(paths)) if outcome.entry and not outcome.waits)
+def by_pipeline(bench: Bench, paths: list[Path]) -> None:
+    pipeline = bench.site.pipeline(bench.site.settings.input_dir.resolve())
+    files = [RoutedFile(file, common.FLOW) for file in adhoc.collect(paths)]
+    loaded = sum(1 for result in pipeline.handle(common.FLOW, files) if result.entry and not result.wait)
     assert loaded == FILES
 
 
@@ -71,24 +72,24 @@ def by_daemon(bench: Bench, paths: list[Path]) -> None:
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     gc.set_threshold(100_000, 50, 100)
-    loops, handlers, daemons = [], [], []
+    loops, pipelines, daemons = [], [], []
     with common.bench() as bench:
         for number in range(rounds):
             paths = dropped(bench)
             loops.append(seconds(plain_loop, paths, bench.folder / f"done{number}"))
             bench.forget()
             paths = dropped(bench)
-            handlers.append(seconds(by_handler, bench, paths))
+            pipelines.append(seconds(by_pipeline, bench, paths))
             bench.forget()
             paths = staged(bench)
             with bench.daemon():
                 daemons.append(seconds(by_daemon, bench, paths))
     report = Report()
     report.times("read, json.loads and rename alone", loops)
-    report.times("handler", handlers)
+    report.times("pipeline", pipelines)
     report.times("daemon, from the first drop to the last filed", daemons)
-    report.say("handler / loop", f"{statistics.median(handlers) / statistics.median(loops):8.2f}")
-    report.bar("files/s, handler", FILES / statistics.median(handlers), at_least=BAR)
+    report.say("pipeline / loop", f"{statistics.median(pipelines) / statistics.median(loops):8.2f}")
+    report.bar("files/s, pipeline", FILES / statistics.median(pipelines), at_least=BAR)
     # Without a bar: the daemon writes all of it out again meanwhile.
     report.say("files/s, daemon", f"{FILES / statistics.median(daemons):8.2f}")
     report.finish()

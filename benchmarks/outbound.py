@@ -17,7 +17,7 @@ import psycopg
 
 from benchmarks import _common as common
 from benchmarks._common import Bench, Report
-from file_processing.writer import FlowWriter, Written
+from file_processing.outbound.worker import FlowWriter, WrittenFile
 from models.flow import Flow
 from models.outbound import Form
 
@@ -32,13 +32,13 @@ select number, 'pending', 'Replace bearing on pump P-' || number, now(), now() f
 """
 
 
-def emitted(bench: Bench, flow: Flow, orders: int) -> tuple[float, list[Written]]:
+def emitted(bench: Bench, flow: Flow, orders: int) -> tuple[float, list[WrittenFile]]:
     """Seconds to write out so many changed work orders, and the files."""
     bench.execute("truncate work_orders, tidegate.outbound_file")
     bench.execute(_CHANGED.format(orders))
     bench.execute("vacuum analyze work_orders")
     bench.execute("checkpoint")
-    written: list[Written] = []
+    written: list[WrittenFile] = []
     writer = FlowWriter(flow, bench.site.settings.output_dir, "benchmark", threading.Event(), written.append)
     with bench.site.database.connect() as marking, bench.site.database.connect() as taking:
         start = time.perf_counter()

@@ -21,7 +21,7 @@ from benchmarks._common import Bench, Report
 from commands.site import Site
 from models.connector import SftpSource
 from services.sources.sftp import SftpFetcher
-from tests.openssh import HOST, OpenSsh, sshd
+from tests.support.openssh import HOST, OpenSsh, sshd
 
 BAR_TIMES = 1.5
 ROUNDS = 3

@@ -1,65 +1,58 @@
-"""The HTTP API and the masters of its resources, put together as jobs of the daemon."""
+"""The HTTP API, put together as a job of the daemon."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from psycopg import Connection
 
-from commands.site import Site, is_on
-from models.connector import IntempusSource
-from services.supervisor import Job, Tell
-
-if TYPE_CHECKING:
-    from services.api.resources import Resource
-
+from commands.site import Site
+from file_processing.inbound.formats import detect
+from models.connector import RestMaster
+from models.flow import Flow
+from services.runtime.supervisor import Job, Tell
+from services.sources.dispatch import Source
 
 CONNECTIONS = 4
 """Of the pool's connections the API uses so many at a time: the loaders share the pool."""
 
 
-def jobs(site: Site) -> list[Job]:
-    """The API, unless API_PORT is 0, and what keeps the resources of configured masters up to date.
+class MasterOf(NamedTuple):
+    """A flow's resource of the API; made: what talks to its master, None while that is not configured."""
 
-    Raises StopDaemon when a master's address would send its key in the clear.
-    """
+    flow: Flow
+    source: RestMaster
+    made: Source | None
+
+
+def jobs(site: Site, masters: Sequence[MasterOf]) -> list[Job]:
+    """The API, unless API_PORT is 0."""
+    if not site.settings.api_port:
+        return []
+    from services.api import server
+    from services.api.app import create_app
     from services.api.resources import Resource
     from services.sources.master import Master
 
-    made: list[Job] = []
-    resources: list[Resource] = []
-    for flow in site.flows.values():
-        for source in flow.sources:
-            if not isinstance(source, IntempusSource):
-                continue
-            master = None
-            if is_on(source, site.settings):
-                master = Master(flow, source, site.settings, site.database.connect)
-                made += [Job(master.name, master.changes), Job(master.walk_name, master.walks)]
-            needs = (source.user.name, source.key.name)
-            resources.append(Resource(source.resource, flow, master, needs, source.example))
-    if site.settings.api_port:
-        made.append(_server(site, resources))
-    return made
-
-
-def _server(site: Site, resources: "list[Resource]") -> Job:
-    from services.api import server
-    from services.api.app import create_app
-
     settings = site.settings
     free = threading.BoundedSemaphore(CONNECTIONS)
+    resources = []
+    for flow, source, made in masters:
+        needs = tuple(setting.name for setting in source.credentials)
+        master = made if isinstance(made, Master) else None
+        resources.append(Resource(source.resource, flow, master, needs, source.example))
 
     @contextmanager
-    def connect() -> Iterator[Connection]:
+    def lend() -> Iterator[Connection]:
         with free, site.connection() as connection:
             yield connection
 
     async def run(tell: Tell) -> float:
         app = create_app(
             site.flows,
-            connect,
+            lend,
+            {name: detect.media_types(flow) for name, flow in site.flows.items()},
             input_dir=settings.input_dir.resolve(),
             max_bytes=settings.max_file_bytes,
             token=settings.api_token,
@@ -67,4 +60,4 @@ def _server(site: Site, resources: "list[Resource]") -> Job:
         )
         return await server.serve(app, host=settings.api_host, port=settings.api_port, tell=tell)
 
-    return Job("api", run)
+    return [Job("api", run)]

@@ -1,44 +1,45 @@
-"""The connectors that are configured, as jobs for the supervisor."""
+"""The connectors that are configured, and the API, as jobs for the supervisor."""
 
 from commands import api
 from commands.site import Site, is_on
-from models.connector import Connector, Destination, IntempusSource, RestDestination, RestSource, SftpSource
-from models.flow import Flow
+from models.connector import RestMaster
+from services.destinations import dispatch as destinations
 from services.destinations.delivery import Delivery
-from services.destinations.rest import RestSender
-from services.destinations.sftp import SftpSender
-from services.sources.rest import RestPoller
-from services.sources.sftp import SftpFetcher
-from services.supervisor import Job
+from services.runtime.supervisor import Job
+from services.sources import dispatch as sources
+from services.sources.dispatch import Source
 
 
 def jobs(site: Site) -> list[Job]:
-    """A job for each connector whose address is configured, and the API with its masters."""
-    found = api.jobs(site)
-    for flow in site.flows.values():
-        fetched = [source for source in flow.sources if not isinstance(source, IntempusSource)]
-        found += [source_job(site, flow, source) for source in fetched if is_on(source, site.settings)]
-        found += [delivery_job(site, flow, one) for one in flow.destinations if is_on(one, site.settings)]
-    return found
+    """The jobs of each connector whose address is configured, and the API with its masters.
+
+    Raises StopDaemon when a connector's configuration is not safe.
+    """
+    made = {
+        (flow.name, source.name): sources.make(flow, source, site.settings, site.database.connect)
+        for flow in site.flows.values()
+        for source in flow.sources
+        if is_on(source, site.settings)
+    }
+    deliveries = [delivery for flow in site.flows.values() for delivery in _deliveries(site, flow.name)]
+    found = [job for connector in (*made.values(), *deliveries) for job in connector.jobs]
+    return found + api.jobs(site, _resources(site, made))
 
 
-def source_job(site: Site, flow: Flow, source: Connector) -> Job:
-    match source:
-        case RestSource():
-            poller = RestPoller(flow.name, source, site.settings, site.database.connect)
-            return Job(poller.name, poller.poll)
-        case SftpSource():
-            fetcher = SftpFetcher(flow.name, source, site.settings, site.database.connect)
-            return Job(fetcher.name, fetcher.poll)
-        case _:
-            raise TypeError(f"flow {flow.name}: nothing fetches for a {type(source).__name__}")
+def _deliveries(site: Site, name: str) -> list[Delivery]:
+    flow, output_dir = site.flows[name], site.settings.output_dir.resolve()
+    return [
+        Delivery(flow, one, output_dir, site.database.connect, destinations.make(one, site.settings))
+        for one in flow.destinations
+        if is_on(one, site.settings)
+    ]
 
 
-def delivery_job(site: Site, flow: Flow, destination: Destination) -> Job:
-    sender = (
-        RestSender(destination, site.settings)
-        if isinstance(destination, RestDestination)
-        else SftpSender(destination, site.settings)
-    )
-    delivery = Delivery(flow, destination, site.settings.output_dir.resolve(), site.database.connect, sender)
-    return Job(delivery.name, delivery.run)
+def _resources(site: Site, made: dict[tuple[str, str], Source]) -> list[api.MasterOf]:
+    """What is a resource of the API, with its master where that is configured."""
+    return [
+        api.MasterOf(flow, source, made.get((flow.name, source.name)))
+        for flow in site.flows.values()
+        for source in flow.sources
+        if isinstance(source, RestMaster)
+    ]

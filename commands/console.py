@@ -88,6 +88,10 @@ def moment(value: datetime) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def when(value: datetime | None) -> str:
+    return moment(value) if value else ""
+
+
 def moment_since(value: str | None) -> datetime | None:
     """`90m`, `24h` or `7d` ago, or an ISO 8601 date or time (UTC unless it says otherwise)."""
     if value is None:

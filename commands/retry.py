@@ -1,4 +1,4 @@
-"""`retry`: what was refused, or went out and is wanted again."""
+"""`retry`: what was rejected, or went out and is wanted again."""
 
 from typing import Annotated
 
@@ -6,11 +6,12 @@ import typer
 
 from commands.console import ALL_WELL, WRONG_USE, FlowOption, complain, out, plural
 from commands.site import Site, named, opened
-from file_processing import ledger, outbox, retry as retrying
-from file_processing.routing import printable
+from file_processing.inbound import retry as retrying
 from models.errors import TidegateError
-from services import daemon_state
 from services.destinations import delivery
+from services.ledger import queries, replay
+from services.runtime import status_file
+from services.text import printable
 
 
 def retry(
@@ -25,22 +26,23 @@ def retry(
         list[int] | None,
         typer.Option("--outbound", metavar="OUTBOUND_ID", help="As `trace` and the log show them.", show_default=False),
     ] = None,
-    refused: Annotated[
-        bool, typer.Option("--refused", help="Every outbound file that a partner refused.", show_default=False)
+    dead_letter: Annotated[
+        bool,
+        typer.Option("--dead-letter", help="Every outbound file that a partner turned down.", show_default=False),
     ] = False,
-    set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="Every row that could not be translated.", show_default=False)
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Every row that could not be translated.", show_default=False)
     ] = False,
     flow: FlowOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also what is loaded: it is loaded once more.", show_default=False)
     ] = False,
 ) -> None:
-    """Put filed files back into the input folder, or have outbound files or rows go out again.
+    """Put kept files back into the input folder, or have outbound files or rows go out again.
 
-    Mend a rejected file where it lies, in REJECTED_DIR, or mend its flow; then retry it. An outbound
-    file that a partner refused is delivered once more as it is; of one that he took, or that is no longer
-    there as it was, the rows go out anew.
+    Mend a rejected file where it lies, in REJECTED_DIR, or mend its flow; then retry it. A dead letter, an
+    outbound file that a partner turned down, is delivered once more as it is; of a file that the partner
+    took, or that is no longer there as it was, the rows go out anew.
 
     Examples:
 
@@ -50,18 +52,19 @@ def retry(
 
       python main.py retry --outbound 5 --outbound 6
     """
-    if sum(map(bool, (ledger_ids, all_rejected, outbound, refused, set_aside))) != 1:
-        raise typer.BadParameter("name LEDGER_IDs, or give one of --all-rejected, --outbound, --refused, --set-aside")
-    if flow is not None and not (all_rejected or refused or set_aside):
-        raise typer.BadParameter("--flow narrows --all-rejected, --refused and --set-aside: an id needs none")
+    if sum(map(bool, (ledger_ids, all_rejected, outbound, dead_letter, quarantined))) != 1:
+        choices = "--all-rejected, --outbound, --dead-letter, --quarantined"
+        raise typer.BadParameter(f"name LEDGER_IDs, or give one of {choices}")
+    if flow is not None and not (all_rejected or dead_letter or quarantined):
+        raise typer.BadParameter("--flow narrows --all-rejected, --dead-letter and --quarantined: an id needs none")
     with opened() as site:
         named(site.flows, flow)
         if outbound:
             well = _send_again(site, outbound)
-        elif refused:
-            well = _deliver_refused(site, flow)
-        elif set_aside:
-            well = _unset_aside(site, flow)
+        elif dead_letter:
+            well = _deliver_dead_letters(site, flow)
+        elif quarantined:
+            well = _release_quarantined(site, flow)
         else:
             well = _put_back(site, ledger_ids, flow, force=force)
     raise typer.Exit(ALL_WELL if well else WRONG_USE)
@@ -70,8 +73,8 @@ def retry(
 def _put_back(site: Site, ledger_ids: list[int] | None, flow: str | None, *, force: bool) -> bool:
     well = True
     with site.connection() as connection:
-        wanted = list(dict.fromkeys(ledger_ids or [line.id for line in ledger.kept_rejected(connection, flow)]))
-        lines = {line.id: line for line in ledger.by_id(connection, wanted)}
+        wanted = list(dict.fromkeys(ledger_ids or retrying.kept_rejected(connection, flow)))
+        lines = {line.id: line for line in queries.by_id(connection, wanted)}
         connection.commit()
         put = 0
         for ledger_id in wanted:
@@ -86,7 +89,7 @@ def _put_back(site: Site, ledger_ids: list[int] | None, flow: str | None, *, for
                 complain(error)
     if not wanted:
         out.print("no rejected file is kept")
-    elif put and not daemon_state.running(site.settings.data_dir):
+    elif put and not status_file.running(site.settings.data_dir):
         out.print(f"No daemon runs here: {plural(put, 'file')} will load when one starts, python main.py run")
     return well
 
@@ -98,32 +101,36 @@ def _send_again(site: Site, outbound_ids: list[int]) -> bool:
             try:
                 if delivery.deliver_again(connection, site.settings.output_dir.resolve(), number):
                     out.print(f"#{number} will be delivered again")
-                else:
-                    count = outbox.send_again(connection, site.flows, number)
-                    if not delivery.give_up(connection, number, goes_out_anew=count > 0):
-                        raise TidegateError(
-                            f"#{number} is gone or changed, and no row says that it went out in it",
-                            hint="put it back as it was, or change a row, and a new file goes out",
-                        )
-                    since = "" if count else ": they have gone out in newer files since"
-                    out.print(f"#{number}: {plural(count, 'row')} will go out again{since}")
+                    continue
+                flow = queries.outbound_flow(connection, number)
+                if flow is None or flow not in site.flows:
+                    raise TidegateError(f"there is no outbound file #{number}", hint="`trace` and the log show them")
+                count = replay.send_rows_again(connection, site.flows[flow], number)
+                if not replay.give_up(connection, number, goes_out_anew=count > 0):
+                    raise TidegateError(
+                        f"#{number} is gone or changed, and no row says that it went out in it",
+                        hint="put it back as it was, or change a row, and a new file goes out",
+                    )
+                since = "" if count else ": they have gone out in newer files since"
+                out.print(f"#{number}: {plural(count, 'row')} will go out again{since}")
             except TidegateError as error:
                 well = False
                 complain(error)
     return well
 
 
-def _deliver_refused(site: Site, flow: str | None) -> bool:
+def _deliver_dead_letters(site: Site, flow: str | None) -> bool:
     with site.own_connection() as connection:
-        refused = delivery.refused(connection, flow)
-    if not refused:
-        out.print("no partner refused a file")
-    return _send_again(site, refused)
+        found = replay.dead_letters(connection, flow)
+    if not found:
+        out.print("there are no dead letters")
+    return _send_again(site, found)
 
 
-def _unset_aside(site: Site, flow: str | None) -> bool:
+def _release_quarantined(site: Site, flow: str | None) -> bool:
     with site.own_connection() as connection:
         for one in site.flows.values():
             if one.outbound and flow in (None, one.name):
-                out.print(f"{one.name}: {plural(outbox.unset_aside(connection, one), 'row')} will be tried again")
+                count = replay.release_quarantined(connection, one)
+                out.print(f"{one.name}: {plural(count, 'row')} will be tried again")
     return True

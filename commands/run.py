@@ -11,12 +11,12 @@ from loguru import logger
 from commands import connectors
 from commands.console import from_here, out, this_program
 from commands.site import Site, configured, make_folders, node
-from file_processing.daemon import Daemon
+from file_processing.daemon import BACKOFF, Daemon
 from models.errors import RetryLater
-from services import daemon_state, systemd
 from services.db import engine as databases, schema
 from services.observer.inbox import Inbox
-from services.supervisor import Supervisor
+from services.runtime import status_file, systemd
+from services.runtime.supervisor import Supervisor
 
 SAMPLES = Path(__file__).parent.parent / "sample_files"
 
@@ -38,7 +38,7 @@ def run() -> None:
         signal.signal(number, lambda *_: stopping.set())
     make_folders(settings, flows)
     with (
-        daemon_state.publish(settings.data_dir, node=node(), input_dir=settings.input_dir.resolve()) as publisher,
+        status_file.publish(settings.data_dir, node=node(), input_dir=settings.input_dir.resolve()) as publisher,
         databases.open_database(settings) as database,
     ):
         site = Site(settings, flows, database)
@@ -54,7 +54,7 @@ def run() -> None:
                 rescan_seconds=settings.rescan_seconds,
                 settle_seconds=settings.settle_seconds,
             ),
-            handler=site.handler(keep=False, stopping=stopping),
+            pipeline=site.pipeline(settings.input_dir.resolve(), stopping=stopping),
             writer=site.writer(stopping),
             connectors=Supervisor(connectors.jobs(site)),
             publisher=publisher,
@@ -65,21 +65,21 @@ def run() -> None:
     logger.info("stopped")
 
 
-def prepare_patiently(site: Site, publisher: daemon_state.Publisher, stopping: threading.Event) -> None:
+def prepare_patiently(site: Site, publisher: status_file.Publisher, stopping: threading.Event) -> None:
     """Bring the schema up to date, waiting for the database as long as it takes."""
-    pause = 0.2
-    fault: daemon_state.Fault | None = None
+    failures = 0
+    fault: status_file.Fault | None = None
     while not stopping.is_set():
         try:
             schema.prepare(site.engine, site.flows)
         except RetryLater as error:
             if fault is None or fault.text != error.reason:
                 logger.warning("the database does not answer, trying again: {}", error)
-                fault = daemon_state.Fault(error.reason, error.hint, fault.since if fault else datetime.now(UTC))
-            publisher.update(state=daemon_state.Phase.WAITING_FOR_DATABASE, fault=fault)
+                fault = status_file.Fault(error.reason, error.hint, fault.since if fault else datetime.now(UTC))
+            publisher.update(state=status_file.Phase.WAITING_FOR_DATABASE, fault=fault)
             systemd.notify("WATCHDOG=1", f"STATUS=waiting for the database: {error.reason}")
-            stopping.wait(pause)
-            pause = min(pause * 2, 5.0)
+            stopping.wait(BACKOFF.pause_seconds(failures))
+            failures += 1
         else:
             publisher.update(fault=None)
             return

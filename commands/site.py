@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -13,15 +14,15 @@ from psycopg import Connection
 
 import flows as flow_folder
 import settings as settings_module
-from file_processing.handler import Handler
-from file_processing.writer import Writer
+from file_processing.inbound.pipeline import Pipeline
+from file_processing.outbound.worker import Writer
 from flows import Flows
 from models.connector import Connector
 from models.errors import StopDaemon, TidegateError
-from services import log
 from services.db import engine as databases, schema, sqlstate
 from services.db.engine import Database
-from services.filing import Cabinet
+from services.files.folders import Folders
+from services.runtime import log
 from settings import Settings
 
 
@@ -38,19 +39,18 @@ class Site:
         return self.database.engine
 
     @property
-    def cabinet(self) -> Cabinet:
-        return Cabinet(self.settings.archive_dir.resolve(), self.settings.rejected_dir.resolve())
+    def folders(self) -> Folders:
+        return Folders(self.settings.archive_dir.resolve(), self.settings.rejected_dir.resolve())
 
-    def handler(self, *, keep: bool, **options: Any) -> Handler:
-        root = None if keep else self.settings.input_dir.resolve()
-        return Handler(
+    def pipeline(self, root: Path | None, **options: Any) -> Pipeline:
+        """root: the resolved input folder; `None` for files anywhere, which stay where they are."""
+        return Pipeline(
             self.engine,
             self.flows,
-            self.cabinet,
+            self.folders,
             node=node(),
             root=root,
             max_bytes=self.settings.max_file_bytes,
-            keep=keep,
             **options,
         )
 

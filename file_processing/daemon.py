@@ -3,8 +3,6 @@
 import dataclasses
 import itertools
 import math
-import operator
-import random
 import threading
 import time
 from collections import deque
@@ -17,28 +15,29 @@ from typing import Any
 
 from loguru import logger
 
-from file_processing import routing
-from file_processing.handler import GROUP_FILES, Handler
-from file_processing.ledger import FlowBusy
-from file_processing.outcome import Dropped, Outcome
-from file_processing.writer import Writer
-from models.errors import FileGone, RejectFile, RetryLater, StopDaemon, TidegateError
-from models.flow import Flow
-from services import systemd
-from services.daemon_state import Fault, Phase, Publisher
+from file_processing.inbound.archive import FileResult
+from file_processing.inbound.intake import GROUP_FILES, Wait
+from file_processing.inbound.pipeline import Pipeline
+from file_processing.inbound.routing import DroppedFile, RoutedFile
+from file_processing.outbound.worker import Writer
+from models.errors import FileGone, RetryLater, StopDaemon, TidegateError
+from services.ledger.locks import FlowBusy
 from services.observer.inbox import Inbox
-from services.observer.paths import Found
-from services.supervisor import Supervisor
+from services.observer.paths import FoundFile
+from services.runtime import systemd
+from services.runtime.status_file import Fault, Phase, Publisher
+from services.runtime.supervisor import Supervisor
+from services.text import printable
+from services.transport.backoff import Backoff
 
 TAKE_SECONDS = 0.5
 """The longest the loop sleeps: so late, at most, it notices a signal."""
 
 BUSY_TAKE_SECONDS = 0.05
-"""The same while files wait for their lane to be free."""
+"""The same while files wait for their queue to be free."""
 
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
-"""What cannot be loaded now is tried again after pauses that grow from the first to the longest."""
+BACKOFF = Backoff(first_seconds=0.2, longest_seconds=5.0)
+"""What cannot be loaded now is tried again after such a pause; a file that is itself the reason, after the longest."""
 
 TELL_SECONDS = 0.25
 """How often, at most, `status` is told how it goes: looking at all that waits takes time in a burst."""
@@ -48,34 +47,34 @@ SHOWN_WAITING = 100
 
 
 @dataclass(slots=True)
-class _Lane:
+class _Queue:
     """The files of one flow, loaded one group after another: a flow's files keep their order.
 
-    unhealed: what a crash or a fault left half-done is still to be finished.
+    to_recover: what a crash or a fault left half-done is still to be finished.
     fault: why its files wait; then it rests until `resume_at`, after so many failures in a row.
     """
 
-    flow: Flow | None
-    files: deque[tuple[Found, RejectFile | None]] = field(default_factory=deque)
+    flow: str | None
+    files: deque[RoutedFile] = field(default_factory=deque)
     running: Future[None] | None = None
-    unhealed: bool = True
+    to_recover: bool = True
     fault: Fault | None = None
     failures: int = 0
     resume_at: float = 0.0
 
     @property
     def name(self) -> str:
-        return self.flow.name if self.flow else "no flow"
+        return self.flow or "no flow"
 
 
 class Daemon:
-    """Owns the lanes; everything else is handed in."""
+    """Owns the queues; everything else is handed in."""
 
     def __init__(
         self,
         *,
         inbox: Inbox,
-        handler: Handler,
+        pipeline: Pipeline,
         writer: Writer,
         connectors: Supervisor,
         publisher: Publisher,
@@ -84,15 +83,15 @@ class Daemon:
         stopping: threading.Event,
     ) -> None:
         self._inbox = inbox
-        self._handler = handler
+        self._pipeline = pipeline
         self._writer = writer
         self._connectors = connectors
         self._publisher = publisher
         self._recover = recover
         self._stopping = stopping
-        self._lanes = {flow.name if flow else None: _Lane(flow) for flow in handler.flows}
+        self._queues = {flow: _Queue(flow) for flow in pipeline.flows}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
-        self._told: dict[Path, str] = {}
+        self._warned: dict[Path, str] = {}
         self._stop_reason: StopDaemon | None = None
         self._ping_at = 0.0
         self._tell_at = 0.0
@@ -104,7 +103,7 @@ class Daemon:
         self._connectors.start()
         try:
             while not self._stopping.is_set():
-                self._start_lanes()
+                self._start_queues()
                 self._tell()
                 for found in self._inbox.take(GROUP_FILES, self._patience()):
                     self._enqueue(found)
@@ -119,116 +118,115 @@ class Daemon:
         if self._stop_reason is not None:
             raise self._stop_reason
 
-    def _enqueue(self, found: Found) -> None:
+    def _enqueue(self, found: FoundFile) -> None:
         try:
-            routed = self._handler.route(found)
+            routed = self._pipeline.router.route(found)
         except FileGone:
             self._inbox.done([found.path])
         except RetryLater as error:
-            self._postpone(found, error)
+            self._postpone(found, Wait.of(error))
         else:
-            flow, why = (None, routed) if isinstance(routed, RejectFile) else (routed, None)
-            self._lanes[flow.name if flow else None].files.append((found, why))
+            self._queues[routed.flow].files.append(routed)
 
-    def _start_lanes(self) -> None:
+    def _start_queues(self) -> None:
         now = time.monotonic()
-        for lane in self._lanes.values():
-            if lane.running is not None and lane.running.done():
-                lane.running.result()
-                lane.running = None
-            if lane.running is None and (lane.files or lane.unhealed) and now >= lane.resume_at:
-                lane.running = self._pool.submit(self._drain, lane)
+        for queue in self._queues.values():
+            if queue.running is not None and queue.running.done():
+                queue.running.result()
+                queue.running = None
+            if queue.running is None and (queue.files or queue.to_recover) and now >= queue.resume_at:
+                queue.running = self._pool.submit(self._drain, queue)
 
     def _patience(self) -> float:
-        """For how long to wait for files: until some lane wants to be started."""
-        waiting = [lane for lane in self._lanes.values() if lane.files or lane.unhealed]
-        if any(lane.running for lane in waiting):
+        """For how long to wait for files: until some queue wants to be started."""
+        waiting = [queue for queue in self._queues.values() if queue.files or queue.to_recover]
+        if any(queue.running for queue in waiting):
             return BUSY_TAKE_SECONDS
-        resume_at = min((lane.resume_at for lane in waiting), default=math.inf)
+        resume_at = min((queue.resume_at for queue in waiting), default=math.inf)
         return min(max(resume_at - time.monotonic(), 0), TAKE_SECONDS)
 
-    def _drain(self, lane: _Lane) -> None:
-        """Load what waits in a lane. Raises nothing but StopDaemon: all else is told and tried again."""
+    def _drain(self, queue: _Queue) -> None:
+        """Load what waits in a queue. Raises nothing but StopDaemon: all else is told and tried again."""
         try:
-            if lane.unhealed:
-                self._handler.heal(lane.flow)
-                lane.unhealed = False
-            while lane.files and not self._stopping.is_set():
-                self._load_some(lane)
-                self._works(lane)
+            if queue.to_recover:
+                self._pipeline.recover(queue.flow)
+                queue.to_recover = False
+            while queue.files and not self._stopping.is_set():
+                self._load_some(queue)
+                self._works(queue)
         except StopDaemon as error:
-            self._stop_reason = error
-            self._stopping.set()
+            self._stop(error)
         except RetryLater as error:
-            self._back_off(lane, error)
+            self._back_off(queue, error)
         else:
-            self._works(lane)
+            self._works(queue)
 
-    def _load_some(self, lane: _Lane) -> None:
-        """Load the next files of a lane; what is not done when the database fails goes back to its head."""
-        files = [lane.files.popleft() for _ in range(min(len(lane.files), GROUP_FILES))]
-        left = {found.path: (found, why) for found, why in files}
+    def _load_some(self, queue: _Queue) -> None:
+        """Load the next files of a queue; what is not done when the database fails goes back to its head."""
+        files = [queue.files.popleft() for _ in range(min(len(queue.files), GROUP_FILES))]
+        left = {routed.dropped.path: routed for routed in files}
         try:
-            for why, group in itertools.groupby(files, key=operator.itemgetter(1)):
-                for outcome in self._handler.handle(lane.flow, [found for found, _ in group], why):
-                    del left[outcome.dropped.path]
-                    self._settle(outcome)
+            for result in self._pipeline.handle(queue.flow, files):
+                del left[result.dropped.path]
+                self._settle(result)
         except TidegateError:
-            lane.files.extendleft(reversed(left.values()))
+            queue.files.extendleft(reversed(left.values()))
             raise
         except Exception as error:  # noqa: BLE001  # a mistake of ours must not end the daemon, nor hold up others
-            logger.opt(exception=error).error("flow {}: unexpected, trying again", lane.name)
-            for found, _ in left.values():
-                self._postpone(found, RetryLater(f"{type(error).__name__}: {error}"))
+            logger.opt(exception=error).error("flow {}: unexpected, trying again", queue.name)
+            for routed in left.values():
+                self._postpone(routed.dropped, Wait(f"{type(error).__name__}: {error}"))
 
-    def _settle(self, outcome: Outcome) -> None:
-        path = outcome.dropped.path
-        if outcome.waits is None:
-            self._told.pop(path, None)
+    def _settle(self, result: FileResult) -> None:
+        path = result.dropped.path
+        if result.wait is None:
+            self._warned.pop(path, None)
             self._inbox.done([path])
         else:
-            self._postpone(outcome.dropped, outcome.waits)
+            self._postpone(result.dropped, result.wait)
 
-    def _postpone(self, dropped: Dropped, error: TidegateError) -> None:
+    def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
         """Leave a file that itself is the reason where it is; say why, once."""
-        if self._told.get(dropped.path) != error.reason and not self._stopping.is_set():
-            self._told[dropped.path] = error.reason
-            logger.warning("{} waits: {}", routing.printable(dropped.relative), error)
-        self._inbox.later([dropped.path], LONGEST_PAUSE_SECONDS)
+        if self._warned.get(dropped.path) != wait.reason and not self._stopping.is_set():
+            self._warned[dropped.path] = wait.reason
+            logger.warning("{} waits: {}", printable(dropped.relative), wait)
+        self._inbox.later([dropped.path], BACKOFF.longest_seconds)
 
-    def _back_off(self, lane: _Lane, error: RetryLater) -> None:
-        """The database is the reason: the lane rests, its files keep their order."""
+    def _stop(self, reason: StopDaemon) -> None:
+        self._stop_reason = reason
+        self._stopping.set()
+
+    def _back_off(self, queue: _Queue, error: RetryLater) -> None:
+        """The database is the reason: the queue rests, its files keep their order."""
         if self._stopping.is_set():
             return
-        pause = min(FIRST_PAUSE_SECONDS * 2**lane.failures, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1)  # noqa: S311
-        lane.resume_at = time.monotonic() + pause
+        queue.resume_at = time.monotonic() + BACKOFF.pause_seconds(queue.failures)
         if isinstance(error, FlowBusy):
-            logger.debug("flow {}: {}", lane.name, error)
+            logger.debug("flow {}: {}", queue.name, error)
             return
-        lane.failures += 1
-        lane.unhealed = True
-        if lane.fault is None or lane.fault.text != error.reason:
+        queue.failures += 1
+        queue.to_recover = True
+        if queue.fault is None or queue.fault.text != error.reason:
             level = "DEBUG" if any(fault.text == error.reason for fault in self._faults()) else "WARNING"
-            logger.log(level, "files of {} wait, trying again: {}", lane.name, error)
-            since = lane.fault.since if lane.fault else datetime.now(UTC)
-            lane.fault = Fault(error.reason, error.hint, since)
+            logger.log(level, "files of {} wait, trying again: {}", queue.name, error)
+            since = queue.fault.since if queue.fault else datetime.now(UTC)
+            queue.fault = Fault(error.reason, error.hint, since)
         try:
             self._recover()
         except StopDaemon as reason:
-            self._stop_reason = reason
-            self._stopping.set()
+            self._stop(reason)
         except RetryLater as reason:
             logger.debug("not recovered yet: {}", reason)
 
-    def _works(self, lane: _Lane) -> None:
-        fault, lane.fault, lane.failures = lane.fault, None, 0
+    def _works(self, queue: _Queue) -> None:
+        fault, queue.fault, queue.failures = queue.fault, None, 0
         if fault is not None:
             seconds = (datetime.now(UTC) - fault.since).total_seconds()
-            logger.info("files of {} load again after {:.0f} s: {}", lane.name, seconds, fault.text)
+            logger.info("files of {} load again after {:.0f} s: {}", queue.name, seconds, fault.text)
 
     def _faults(self) -> list[Fault]:
-        """What keeps lanes from working, the oldest first."""
-        return sorted((lane.fault for lane in self._lanes.values() if lane.fault), key=lambda fault: fault.since)
+        """What keeps queues from working, the oldest first."""
+        return sorted((queue.fault for queue in self._queues.values() if queue.fault), key=lambda fault: fault.since)
 
     def _tell(self) -> None:
         """Tell `status` and systemd how it goes."""
@@ -248,14 +246,14 @@ class Daemon:
             counters={key: int(value) for key, value in dataclasses.asdict(self._inbox.status()).items()},
         )
         if now >= self._ping_at:
-            self._ping_at = now + (systemd.watchdog_interval_seconds() or LONGEST_PAUSE_SECONDS)
+            self._ping_at = now + (systemd.watchdog_interval_seconds() or BACKOFF.longest_seconds)
             systemd.notify("WATCHDOG=1", f"STATUS={fault.text if fault else 'watching'}")
 
     def _waiting(self) -> Iterator[tuple[str, str]]:
         """The files that wait, each with the reason."""
-        for lane in self._lanes.values():
-            if lane.fault is not None:
-                yield from ((found.relative, lane.fault.text) for found, _ in lane.files.copy())
+        for queue in self._queues.values():
+            if queue.fault is not None:
+                yield from ((routed.dropped.relative, queue.fault.text) for routed in queue.files.copy())
         yield from self._inbox.waiting()
 
     def _publish(self, **changes: Any) -> None:

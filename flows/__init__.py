@@ -1,10 +1,11 @@
-"""One file per integration flow: the only room that knows a partner's fields."""
+"""One file, or one package, per integration flow: the only room that knows a partner's fields."""
 
 import dataclasses
 import importlib.util
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -15,28 +16,33 @@ from models.flow import Flow
 Flows = dict[str, Flow]
 """Every flow by its name, in order of names."""
 
+_PACKAGE = "__init__.py"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 def discover(*further: Path) -> Flows:
-    """The flows declared in this folder and in `further` ones: each `NAME.py` holds `FLOW`.
+    """The flows declared in this folder and in `further` ones: each `NAME.py`, or package `NAME/`, holds `FLOW`.
 
-    Raises StopDaemon when a file declares no flow, fails to import, or repeats a name.
+    Raises StopDaemon when one declares no flow, fails to import, or repeats a name.
     """
     found: Flows = {}
     for folder in (Path(__file__).parent, *further):
         if not folder.is_dir():
             raise StopDaemon(f"FLOWS_DIR {folder} is not a folder")
-        for path in sorted(folder.glob("*.py")):
-            name = path.stem
-            if name.startswith("_"):
-                continue
+        for name, path in _candidates(folder):
             if not _NAME.fullmatch(name):
-                raise StopDaemon(f"{path}: a flow's file name is lower case letters, digits and _, at most 40")
+                raise StopDaemon(f"{path}: a flow's name is lower case letters, digits and _, at most 40")
             if name in found:
-                raise StopDaemon(f"{path}: there is already a flow {name!r}", hint="rename the file")
+                raise StopDaemon(f"{path}: there is already a flow {name!r}", hint="rename it")
             found[name] = _declared(name, path)
     return dict(sorted(found.items()))
+
+
+def _candidates(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name and file of what may declare a flow; names that start with `_` or `.` never do."""
+    files = [(path.stem, path) for path in folder.glob("*.py")]
+    packages = [(path.parent.name, path) for path in folder.glob(f"*/{_PACKAGE}")]
+    yield from sorted((name, path) for name, path in (*files, *packages) if not name.startswith(("_", ".")))
 
 
 def settings(flows_dir: Path | None) -> tuple[Setting, ...]:
@@ -62,7 +68,8 @@ def _load(name: str, path: Path) -> ModuleType:
     known = sys.modules.get(module_name)
     if known is not None and known.__file__ == str(path):
         return known
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    inside = [str(path.parent)] if path.name == _PACKAGE else None
+    spec = importlib.util.spec_from_file_location(module_name, path, submodule_search_locations=inside)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module

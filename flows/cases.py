@@ -11,12 +11,11 @@ from sqlalchemy import BigInteger, Numeric
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.connector import IntempusSource
-from models.document import DecimalText, UtcText
+from models.connector import Json, Kind, MasterPage, RestMaster, Setting
+from models.field_types import DecimalText, Flag, Int64OrText, IsoDate, UtcInstant, UtcText
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
-from models.source import Flag, Int64OrText, IsoDate, UtcInstant
-from models.tables import LandedRow
+from models.tables import LoadedRow
 
 _RESOURCE = re.compile(r"/web/v1/\w+/(\d+)/")
 
@@ -46,7 +45,7 @@ Hours = Annotated[Decimal, Field(max_digits=14, decimal_places=2)]
 class IntempusCase(BaseModel):
     """A case as Intempus sends it; fields not named here stay in `document`.
 
-    `deleted_at` is ours: Intempus never reports a deletion, the full walk finds it.
+    `deleted_at` is ours: Intempus never reports a deletion, the full sync finds it.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -77,7 +76,7 @@ class IntempusCase(BaseModel):
         return case | {"document": {name: value for name, value in case.items() if name != "deleted_at"}}
 
 
-class Case(LandedRow):
+class Case(LoadedRow):
     """A case; `document` is the whole of what the master sent."""
 
     __tablename__ = "cases"
@@ -163,6 +162,52 @@ EXAMPLE = {
     "notes": "",
 }
 
+
+def authorization(user: str, key: str) -> str:
+    return f"ApiKey {user}:{key}"
+
+
+def read_page(answer: Json) -> MasterPage:
+    """`{"meta": {"next": PATH, "total_count": N}, "objects": [...]}`."""
+    meta = answer["meta"]
+    return MasterPage(answer["objects"], meta.get("next"), meta.get("total_count"))
+
+
+def refusal(body: Json) -> tuple[str, Mapping[str, Json]]:
+    """`error` or `error_message`, a sentence or a list of them, or fields keyed by resource; or nothing at all."""
+    if not isinstance(body, dict):
+        return "", {}
+    error = body.get("error", body.get("error_message"))
+    if error is not None:
+        return _sentence(error), {}
+    # {"case": {"name": [...]}}: the fields of the one resource that was written.
+    inner = next(iter(body.values()), None) if len(body) == 1 else None
+    fields = inner if isinstance(inner, dict) else body
+    return "; ".join(f"{name}: {_sentence(what)}" for name, what in fields.items()), fields
+
+
+def _sentence(said: Json) -> str:
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said)
+
+
+INTEMPUS = RestMaster(
+    name="intempus",
+    resource="case",
+    uri=Setting("INTEMPUS_API_URI", Kind.URL, "https://intempus.dk/web/v1"),
+    credentials=(Setting("INTEMPUS_API_USER"), Setting("INTEMPUS_API_KEY", Kind.SECRET)),  # the user is case-sensitive
+    authorization=authorization,
+    read=read_page,
+    refusal=refusal,
+    id_field="id",
+    timestamp_field="logical_timestamp",
+    creation_field="creation_id",
+    reached_header="Logical-Timestamp",
+    changed_since=lambda timestamp: {"logical_timestamp__gt": str(timestamp)},
+    # By cursor: an offset would skip objects while others are deleted.
+    list_query={"limit": "1000", "pagination_type": "cursor"},
+    example=EXAMPLE,
+)
+
 FLOW = Flow(
     record=IntempusCase,
     table=Case,
@@ -179,5 +224,5 @@ FLOW = Flow(
             file_name="cases-{file_id}.json",
         ),
     ),
-    sources=(IntempusSource("case", EXAMPLE),),
+    sources=(INTEMPUS,),
 )

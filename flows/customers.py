@@ -8,11 +8,11 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from pydantic import BaseModel
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.connector import Json, Kind, LookUp, Page, RestDestination, RestSource, Setting
+from models.connector import Json, Kind, LookUp, RestDestination, RestSource, Setting, SourcePage
+from models.field_types import Text, UtcInstant
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
-from models.source import Text, UtcInstant
-from models.tables import LandedRow
+from models.tables import LoadedRow
 
 
 class CrmCustomer(BaseModel):
@@ -24,7 +24,7 @@ class CrmCustomer(BaseModel):
     created_at: UtcInstant
 
 
-class Customer(LandedRow):
+class Customer(LoadedRow):
     """A customer, as the CRM last told."""
 
     __tablename__ = "customers"
@@ -46,11 +46,11 @@ def to_package_request(customer: Row) -> Mapping[str, object]:
     return {"customer_id": customer["id"]}
 
 
-def the_only_page(customers: Json) -> Page:
+def the_only_page(customers: Json) -> SourcePage:
     """The CRM answers with a bare list of all customers."""
     if not isinstance(customers, list):
         raise TypeError("a list of customers was expected")
-    return Page(customers)
+    return SourcePage(customers)
 
 
 def idempotency_key(request: Json) -> str:

@@ -8,11 +8,10 @@ from pydantic import BaseModel, Field, model_validator
 from sqlalchemy import String, Text as SqlText
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.document import UtcText
+from models.field_types import Instant, Int32, Text, UtcText
 from models.flow import Flow
-from models.outbound import Form, Order, Outbound, Row
-from models.source import Instant, Int32, Text
-from models.tables import LandedRow
+from models.outbound import Form, Outbound, Row, RowOrder
+from models.tables import LoadedRow
 
 ObjectType = Annotated[Text, Field(max_length=50)]
 ObjectValue = Annotated[Int32, Field(ge=0)]
@@ -42,7 +41,7 @@ class DetectionEvent(BaseModel):
         return self
 
 
-class ObjectDetection(LandedRow):
+class ObjectDetection(LoadedRow):
     """One kind of object seen by one vehicle at one moment."""
 
     __tablename__ = "objects_detection"
@@ -92,7 +91,7 @@ FLOW = Flow(
             form=Form.ENVELOPE,
             envelope="objects_detection_events",
             file_name="objects_detection-{file_id}.json",
-            order=Order.KEY,
+            order=RowOrder.KEY,
         ),
     ),
 )

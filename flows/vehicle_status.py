@@ -8,11 +8,10 @@ from sqlalchemy import String, Text as SqlText
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from models.document import UtcText
+from models.field_types import Instant, Text, UtcText
 from models.flow import Flow
 from models.outbound import Form, Outbound
-from models.source import Instant, Text
-from models.tables import LandedRow
+from models.tables import LoadedRow
 
 
 class VehicleReport(TypedDict):
@@ -23,7 +22,7 @@ class VehicleReport(TypedDict):
     status: Annotated[Text, Field(max_length=50)]
 
 
-class VehicleStatus(LandedRow):
+class VehicleStatus(LoadedRow):
     """One row per vehicle: its newest report."""
 
     __tablename__ = "vehicles_status"

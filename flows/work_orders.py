@@ -11,11 +11,10 @@ from sqlalchemy import String, Text as SqlText, text
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from models.document import OffsetText
+from models.field_types import Flag, Int32OrText, OffsetText, Text, UtcInstant
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
-from models.source import Flag, Int32OrText, Text, UtcInstant
-from models.tables import LandedRow
+from models.tables import LoadedRow
 
 
 class Status(StrEnum):
@@ -67,7 +66,7 @@ class ClientWorkOrder(BaseModel):
         return next(iter(true.values()), Status.IN_PROGRESS)
 
 
-class WorkOrder(LandedRow):
+class WorkOrder(LoadedRow):
     """A work order. `description` is TracOS's own: nothing from outside writes it."""
 
     __tablename__ = "work_orders"

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+JsonObject = dict[str, Any]
+"""An object as a partner sends it: only the flow knows its fields."""
+
 Json = Any
 """A decoded JSON value: what a partner answers has the shape that its own function knows."""
 
@@ -51,32 +54,48 @@ class Connector(Protocol):
     def needs(self) -> tuple[tuple[Setting, ...], ...]: ...
 
 
+class Destination(Connector, Protocol):
+    """What every destination declares beside.
+
+    documents: the names of the flow's kinds of document that go there.
+    in_order: a file without a clear answer holds back those behind it, for a few tries; a dead letter does not.
+    answer_seconds: how long its answer may take.
+    """
+
+    @property
+    def documents(self) -> tuple[str, ...]: ...
+    @property
+    def in_order(self) -> bool: ...
+    @property
+    def answer_seconds(self) -> float: ...
+
+
 POLLING_INTERVAL = Setting("POLLING_INTERVAL_SECONDS", Kind.SECONDS, "10")
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SourcePage:
     """What a page of an answer says.
 
     records: as the partner sent them; only whether there are any, and whether they changed, is looked at.
     next: the query of the next page, None behind the last one.
-    bookmark: where the next walk begins; the one of a walk's first page counts.
+    cursor: where the next poll begins; the one of a poll's first page counts.
     """
 
     records: list[Json]
     next: Mapping[str, str] | None = None
-    bookmark: str | None = None
+    cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RestSource:
     """Polls `GET address + path`; each page becomes a file in the input folder, byte by byte as it came.
 
-    read: takes page, next query and bookmark out of a decoded answer; a ValueError, KeyError or
+    read: takes page, next query and cursor out of a decoded answer; a ValueError, KeyError or
         TypeError of it means that the answer is not what was agreed.
     token: sent as `Authorization: Bearer`, where there is one.
-    since: the query parameter that carries the bookmark.
-    query: of a walk's first page; `next` of a page comes on top of it.
+    since: the query parameter that carries the cursor.
+    query: of a poll's first page; `next` of a page comes on top of it.
     tries, pause_seconds: a request that fails is sent again after pauses that double from the first.
     max_bytes: a larger answer is refused.
     """
@@ -84,7 +103,7 @@ class RestSource:
     name: str
     address: Setting
     path: str
-    read: Callable[[Json], Page]
+    read: Callable[[Json], SourcePage]
     token: Setting | None = None
     since: str | None = None
     query: Mapping[str, str] = field(default_factory=dict)
@@ -105,10 +124,10 @@ class RestSource:
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """How to ask a partner whether he already has a document.
+    """How to ask a partner whether it already has a document.
 
-    query: of `GET address + path`, from the document. find: his object for this document out of the
-    decoded answer, None where he has none.
+    query: of `GET address + path`, from the document. find: its object for this document out of the
+    decoded answer, None where it has none.
     """
 
     path: str
@@ -125,7 +144,6 @@ class RestDestination:
     look_up: asked before a document is sent again of which nobody knows whether it arrived.
     delivered_on: statuses beside 2xx that say that the partner has it already.
     retry_on: statuses beside 408, 425, 429 and 5xx that are no refusal.
-    in_order: a file without a clear answer holds back those behind it, for a few tries; a refused one does not.
     """
 
     name: str
@@ -143,6 +161,10 @@ class RestDestination:
     @property
     def documents(self) -> tuple[str, ...]:
         return (self.document,)
+
+    @property
+    def answer_seconds(self) -> float:
+        return self.timeout_seconds
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -205,38 +227,90 @@ class SftpSource:
 
 
 @dataclass(frozen=True, slots=True)
-class IntempusSource:
-    """A resource of which Intempus is the master: fetched from there, and written there through our API.
+class MasterPage:
+    """One page of a master's list of objects.
 
-    The flow's envelope is `objects`, `newest_by` the timestamp of Intempus, and its table has `id`,
-    `deleted_at`, and in `document` the whole of what Intempus sent.
-
-    resource: its name in Intempus and in our API, `case`. example: of an object, for the API's page.
-    changes_seconds: between two looks for what changed. walk_seconds: between two full walks, which
-        find what was deleted.
+    next: the address of the next page, relative or whole; None behind the last one. total: of the whole list.
     """
 
+    objects: list[Json]
+    next: str | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MasterWrite:
+    """What a master made of a write.
+
+    document: the object as it has it now. local: the ledger's status of the file that brings it
+    here, or `waiting`.
+    """
+
+    number: int
+    document: JsonObject
+    local: str
+
+
+@dataclass(frozen=True, slots=True)
+class FullSync:
+    """What a full sync found: objects there, those we had missed, those deleted there."""
+
+    seen: int
+    missed: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestMaster:
+    """A resource whose master is a partner's REST API: fetched from there, and written there through our own API.
+
+    The flow's envelope holds its objects. Its table is the local replica, with the columns `id`, `deleted_at`, the
+    timestamp under the name of `newest_by`, and in `document` the whole of what the master sent.
+
+    resource: its path below the address, and in our API. example: of an object, for the API's page.
+    credentials: settings of which `authorization` makes the header of that name.
+    id_field: of an object, its number. timestamp_field: a number that grows with every change.
+    creation_field: what makes a repeated creation harmless.
+    list_query: of the first page of every list. changed_since: what narrows it to what changed behind a timestamp.
+    reached_header: of a page: how far the master was when it answered, by its own clock.
+    read: takes a page out of a decoded answer; a ValueError, KeyError or TypeError of it means that the answer is
+        not what was agreed.
+    refusal: from the decoded body of a refusal to what it says, and of which fields.
+    changes_seconds: between two looks for what changed. full_sync_seconds: between two comparisons of everything,
+        which find what was deleted.
+    """
+
+    name: str
     resource: str
+    uri: Setting
+    credentials: tuple[Setting, ...]
+    authorization: Callable[..., str]
+    read: Callable[[Json], MasterPage]
+    refusal: Callable[[Json], tuple[str, Mapping[str, Json]]]
+    id_field: str
+    timestamp_field: str
+    creation_field: str
+    reached_header: str
+    changed_since: Callable[[int], Mapping[str, str]]
+    list_query: Mapping[str, str] = field(default_factory=dict)
     example: Mapping[str, Json] = field(default_factory=dict)
-    name: str = "intempus"
-    uri: Setting = Setting("INTEMPUS_API_URI", Kind.URL, "https://intempus.dk/web/v1")
-    user: Setting = Setting("INTEMPUS_API_USER")
-    key: Setting = Setting("INTEMPUS_API_KEY", Kind.SECRET)
+    requests_per_minute: int = 500
+    timeout_seconds: float = 30
     changes_seconds: float = 5
-    walk_seconds: float = 600
+    full_sync_seconds: float = 600
 
     @property
     def address(self) -> Setting:
-        """The user: where Intempus is, is known."""
-        return self.user
+        """The first of the credentials: where the master is, may well be known."""
+        return self.credentials[0]
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        return (self.uri, self.user, self.key)
+        return (self.uri, *self.credentials)
 
     @property
     def needs(self) -> tuple[tuple[Setting, ...], ...]:
-        return ((self.key,),)
+        return tuple((setting,) for setting in self.credentials[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +318,6 @@ class SftpDestination:
     """Stores files in a remote folder: under a temporary name, then by a rename.
 
     folder: it switches the destination on, the server being configured.
-    documents: the names of the flow's kinds of document that go there.
     """
 
     name: str
@@ -252,6 +325,7 @@ class SftpDestination:
     folder: Setting
     documents: tuple[str, ...] = ("",)
     in_order: bool = False
+    answer_seconds: float = 0
 
     @property
     def address(self) -> Setting:
@@ -264,7 +338,3 @@ class SftpDestination:
     @property
     def needs(self) -> tuple[tuple[Setting, ...], ...]:
         return self.server.needs
-
-
-Source = RestSource | SftpSource
-Destination = RestDestination | SftpDestination

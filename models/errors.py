@@ -62,7 +62,7 @@ class StopDaemon(TidegateError):
 class RefusedByPartner(TidegateError):
     """A partner says no to what it was asked on behalf of somebody, who has to hear of it.
 
-    `status`: of his answer. `fields`: what he says of single fields. `after_seconds`: not before.
+    `status`: of its answer. `fields`: what it says of single fields. `after_seconds`: not before.
     """
 
     def __init__(

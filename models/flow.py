@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from sqlalchemy import Table
 
 from models.connector import Connector, Destination, Setting
-from models.edi import MessageFunction
-from models.outbound import Form, Order, Outbound
-from models.tables import OWN_COLUMNS, ChildRow, LandedRow, ParentRow
+from models.edi.message import MessageFunction
+from models.outbound import Form, Outbound, RowOrder
+from models.tables import OWN_COLUMNS, ChildRow, LoadedRow, ParentRow
 
 RecordType = type[BaseModel] | type[Mapping[str, Any]]
 
@@ -33,12 +33,12 @@ class PartlyBad(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What comes in, where it lands, and how one becomes the other.
+    """What comes in, where it is loaded, and how one becomes the other.
 
     name: the file name of the declaration; `flows.discover` sets it.
     record: one record as the partner sends it: a Pydantic model or a TypedDict
         (`typing_extensions`), the latter validated about twice as fast.
-    table: where rows land; its primary key is the upsert's key.
+    table: where rows go; its primary key is the upsert's key.
     envelope: the key that holds the records, `{"<envelope>": [...]}`; without one the
         file is a bare array or a single record.
     file_prefixes: names that route a file dropped straight into `input/`.
@@ -58,7 +58,7 @@ class Flow:
     """
 
     record: RecordType
-    table: type[LandedRow]
+    table: type[LoadedRow]
     name: str = ""
     envelope: str | None = None
     file_prefixes: tuple[str, ...] = ()
@@ -147,7 +147,7 @@ class Flow:
     @property
     def outbound_order(self) -> tuple[str, ...]:
         """The columns by which rows go out; with the key among them no two rows are equal."""
-        return self.key if self.outbound[0].order is Order.KEY else ("changed_at", *self.key)
+        return self.key if self.outbound[0].order is RowOrder.KEY else ("changed_at", *self.key)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -157,11 +157,11 @@ class Flow:
         return (*filled, CHILDREN_DIGEST) if self.children else filled
 
 
-def primary_key(table: type[LandedRow] | type[ChildRow]) -> tuple[str, ...]:
+def primary_key(table: type[LoadedRow] | type[ChildRow]) -> tuple[str, ...]:
     return tuple(column.name for column in _sql_table(table).primary_key.columns)
 
 
-def _sql_table(table: type[LandedRow] | type[ChildRow]) -> Table:
+def _sql_table(table: type[LoadedRow] | type[ChildRow]) -> Table:
     made = table.__table__
     assert isinstance(made, Table)
     return made

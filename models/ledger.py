@@ -1,8 +1,9 @@
-"""The ledger: which file came, what became of it, and why a record was refused."""
+"""The ledger: its tables, their states, and what may become of each state."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from sqlalchemy import (
     BigInteger,
@@ -28,16 +29,56 @@ class FileStatus(StrEnum):
     """What became of a dropped file."""
 
     LOADED = "loaded"
-    PARTIAL = "partial"
+    PARTIAL = "partial"  # good records loaded, bad ones rejected
     REJECTED = "rejected"
-    DUPLICATE = "duplicate"
+    DUPLICATE = "duplicate"  # of a content that is loaded
 
 
-class InboundFile(Base):
+class OutboundStatus(StrEnum):
+    """How far an outbound file is."""
+
+    WRITING = "writing"  # sealed here, perhaps not yet on disk
+    WRITTEN = "written"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # a dead letter: its partner turned it down for good
+    SUPERSEDED = "superseded"  # a newer state took its name before it was delivered
+
+
+FILE_TRANSITIONS: Mapping[FileStatus, frozenset[FileStatus]] = dict.fromkeys(FileStatus, frozenset())
+"""A line says what became of one file, once: the file dropped again gets a line of its own."""
+
+OUTBOUND_TRANSITIONS: Mapping[OutboundStatus, frozenset[OutboundStatus]] = {
+    OutboundStatus.WRITING: frozenset({OutboundStatus.WRITTEN}),
+    OutboundStatus.WRITTEN: frozenset({OutboundStatus.DELIVERED, OutboundStatus.FAILED, OutboundStatus.SUPERSEDED}),
+    OutboundStatus.FAILED: frozenset({OutboundStatus.WRITTEN, OutboundStatus.SUPERSEDED}),
+    OutboundStatus.DELIVERED: frozenset(),
+    OutboundStatus.SUPERSEDED: frozenset(),
+}
+"""What may become of an outbound file in each state; every statement that changes one is made of this table."""
+
+IN_TABLE = (FileStatus.LOADED, FileStatus.PARTIAL)
+"""The states of a file of which records are in the flow's table."""
+
+
+class RecordError(TypedDict):
+    """One reason why one record is rejected, as it stands in the report and in the ledger.
+
+    record: its position in the file, from 0. line, column: from 1. value: as JSON text, cut at 200 characters.
+    """
+
+    record: int
+    pointer: str
+    line: int
+    column: int
+    value: NotRequired[str]
+    reason: str
+
+
+class InboundFileRow(Base):
     """One dropped file, written in the transaction that loads it.
 
     `path` is where it lay. `filed_at` is null between the commit and the move out of
-    `input/`: after a crash it tells that the file there only needs to be moved. `reload`
+    `input/`: after a crash it tells that the file there only has to be moved. `reload`
     asks for a file whose content is known to be loaded again the next time it is seen.
     """
 
@@ -83,14 +124,14 @@ class InboundFile(Base):
     reload: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
-class RejectedRecord(Base):
-    """One reason why one record was refused; a record may have several."""
+class RejectedRecordRow(Base):
+    """One reason why one record was rejected; a record may have several."""
 
     __tablename__ = "rejected_record"
     __table_args__ = ({"schema": SCHEMA},)
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    inbound_file_id: Mapped[int] = mapped_column(ForeignKey(InboundFile.id, ondelete="CASCADE"), index=True)
+    inbound_file_id: Mapped[int] = mapped_column(ForeignKey(InboundFileRow.id, ondelete="CASCADE"), index=True)
     position: Mapped[int] = mapped_column(Integer)
     pointer: Mapped[str] = mapped_column(Text)
     line: Mapped[int] = mapped_column(Integer)
@@ -99,22 +140,13 @@ class RejectedRecord(Base):
     reason: Mapped[str] = mapped_column(Text)
 
 
-class OutboundStatus(StrEnum):
-    """How far an outbound file is."""
+class OutboundFileRow(Base):
+    """One outbound file: sealed here before a byte of it is written.
 
-    WRITING = "writing"
-    WRITTEN = "written"
-    DELIVERED = "delivered"
-    FAILED = "failed"  # refused by the partner: `retry --outbound` delivers it again
-    SUPERSEDED = "superseded"  # a newer state took its name before it was delivered
-
-
-class OutboundFile(Base):
-    """One outbound file: fixed here before a byte of it is written.
-
+    document: the name of the `Outbound` or acknowledgement that it carries, empty for an unnamed one.
     content: its bytes until they are on disk, so that a crash repeats the same file.
     taken: the rows it carries, `[key…, changed_at]` each, until they are marked.
-    sent_at: when it was last sent to a partner of whom no clear answer is known: he may have it.
+    sent_at: when it was last sent to a partner of which no clear answer is known: it may have the file.
     delivered_as: the partner's answer. filed_as: where it lies since; null until it is moved.
     """
 
@@ -125,13 +157,14 @@ class OutboundFile(Base):
         Index("outbound_file_recent", "flow", "id"),
         Index("outbound_file_name", "flow", "name"),
         Index("outbound_file_failed", "flow", "id", postgresql_where=text("status = 'failed'")),
-        Index("outbound_file_due", "flow", "id", postgresql_where=text("status = 'written'")),
+        Index("outbound_file_due", "flow", "document", "id", postgresql_where=text("status = 'written'")),
         Index("outbound_file_unfiled", "flow", postgresql_where=text("status = 'delivered' and filed_as is null")),
         {"schema": SCHEMA},
     )
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     flow: Mapped[str] = mapped_column(Text)
+    document: Mapped[str] = mapped_column(Text, server_default=text("''"))
     name: Mapped[str] = mapped_column(Text)
     sha256: Mapped[bytes] = mapped_column(LargeBinary)
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -151,7 +184,7 @@ class OutboundFile(Base):
     taken: Mapped[list[list[str]] | None] = mapped_column(JSONB)
 
 
-class Interchange(Base):
+class InterchangeRow(Base):
     """An EDI interchange that was loaded: its sender never gives another one the same control reference.
 
     sender, receiver: number and qualifier, `4012345000009:14`.
@@ -167,7 +200,7 @@ class Interchange(Base):
     inbound_file_id: Mapped[int] = mapped_column(BigInteger)
 
 
-class Receipt(Base):
+class ReceiptRow(Base):
     """A body that came in by HTTP: what its sender may ask for, before its file is loaded and after.
 
     name: its file's name, which no other file has; with `sha256` it leads to the ledger's line.
@@ -186,8 +219,8 @@ class Receipt(Base):
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Cursor(Base):
-    """The bookmark of a source: what it has fetched so far. Only the source knows what `state` says."""
+class CursorRow(Base):
+    """How far a source has got. Only the source knows what `state` says."""
 
     __tablename__ = "cursor"
     __table_args__ = ({"schema": SCHEMA},)

@@ -31,7 +31,7 @@ class Form(StrEnum):
     LINES = "lines"  # JSON Lines
 
 
-class Order(StrEnum):
+class RowOrder(StrEnum):
     """In which order rows go out."""
 
     KEY = "key"
@@ -64,7 +64,7 @@ class Outbound:
     name: str = ""
     max_records: int = 1000
     linger_ms: int = 0
-    order: Order = Order.CHANGED
+    order: RowOrder = RowOrder.CHANGED
     fsync: bool = True
     once: bool = False
     render: RenderFunction | None = None

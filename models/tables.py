@@ -22,7 +22,7 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: TIMESTAMP(timezone=True), str: Text()}
 
 
-class LandedRow(Base):
+class LoadedRow(Base):
     """A row that came out of a file. A flow's table extends it and adds the business columns.
 
     The columns here are Tidegate's own: the loader fills them, a flow never does. A row that
@@ -43,8 +43,8 @@ class LandedRow(Base):
     outbound_error: Mapped[str | None] = mapped_column(sort_order=109)
 
 
-class ParentRow(LandedRow):
-    """A landed row with children; the digest of all of them tells whether they changed."""
+class ParentRow(LoadedRow):
+    """A loaded row with children; the digest of all of them tells whether they changed."""
 
     __abstract__ = True
 
@@ -52,7 +52,7 @@ class ParentRow(LandedRow):
 
 
 class ChildRow(Base):
-    """A row that belongs to a landed row: its key starts with the key of its parent.
+    """A row that belongs to a loaded row: its key starts with the key of its parent.
 
     Children come and go with their parent's record; they have no history of their own.
     """
@@ -75,4 +75,4 @@ OWN_COLUMNS = frozenset(
         "children_digest",
     }
 )
-"""The columns of `LandedRow`: everything else in a flow's table is business."""
+"""The columns of `LoadedRow`: everything else in a flow's table is business."""

@@ -14,11 +14,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows import Flows
-from services.api import inbound, uploads
+from services.api import inbound
 from services.api.access import guard
-from services.api.inbound import Connect
+from services.api.inbound import Lend, MediaTypes
 from services.api.problems import ProblemApp
 from services.api.resources import Resource, router
+from services.files import durable
 
 _ABOUT = """
 Bodies that become files of a flow (`/inbound`), and the resources of master systems.
@@ -29,7 +30,8 @@ Whatever is refused is answered as problem details (RFC 9457): `detail` says wha
 
 def create_app(
     flows: Flows,
-    connect: Connect,
+    lend: Lend,
+    media_types: MediaTypes,
     *,
     input_dir: Path,
     max_bytes: int,
@@ -38,16 +40,18 @@ def create_app(
 ) -> FastAPI:
     """The API over these flows.
 
-    connect: lends a connection to the database; raises RetryLater while it is down.
     max_bytes: of a body; of its content, when compressed, the loader takes care.
     """
-    uploads.remove_stale([input_dir / name for name in flows])
+    for name in flows:
+        durable.remove_abandoned(input_dir / name)
     app = ProblemApp(title="Tidegate", description=_ABOUT, docs_url=None, redoc_url=None)
     _add_page(app)
     guarded = [Depends(guard(token))]
-    app.include_router(inbound.router(flows, connect, input_dir=input_dir, max_bytes=max_bytes), dependencies=guarded)
+    app.include_router(
+        inbound.router(flows, lend, media_types, input_dir=input_dir, max_bytes=max_bytes), dependencies=guarded
+    )
     for resource in resources:
-        app.include_router(router(resource, connect), dependencies=guarded)
+        app.include_router(router(resource, lend), dependencies=guarded)
 
     @app.get("/health", tags=["health"])
     async def health() -> Mapping[str, str]:

@@ -1,6 +1,6 @@
 """Webhooks: a body becomes a file of its flow, and the answer says where to ask what became of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -14,19 +14,17 @@ from pydantic import BaseModel
 
 from flows import Flows
 from models.flow import Flow
-from services.api import bodies, idempotency, receipts
+from services.api import bodies, idempotency
 from services.api.problems import Problem, described
 from services.api.uploads import TooLarge, Upload
+from services.ledger import receipts, replay
 
-Connect = Callable[[], AbstractContextManager[Connection]]
+Lend = Callable[[], AbstractContextManager[Connection]]
+"""Lends a connection to the database; raises RetryLater while it is down."""
 
-_JSON = {
-    "application/json": ".json",
-    "application/x-ndjson": ".jsonl",
-    "application/ndjson": ".jsonl",
-    "application/jsonl": ".jsonl",
-}
-_EDI = {"application/edifact": ".edifact", "application/edi-x12": ".x12"}  # RFC 1767
+MediaTypes = Mapping[str, Mapping[str, str]]
+"""What HTTP calls the formats that each flow takes, each with the suffix of such a body's file."""
+
 _ENCODINGS = {"": "", "identity": "", "gzip": ".gz", "x-gzip": ".gz"}
 
 
@@ -39,8 +37,8 @@ class Accepted(BaseModel):
     location: str
 
 
-class RefusedRecord(BaseModel):
-    """Why one record was refused."""
+class RejectedRecord(BaseModel):
+    """Why one record was rejected."""
 
     record: int
     pointer: str
@@ -51,7 +49,7 @@ class RefusedRecord(BaseModel):
 
 
 class Counts(BaseModel):
-    """Records sent, and rows landed."""
+    """Records sent, and rows upserted."""
 
     records: int
     inserted: int
@@ -75,20 +73,19 @@ class Became(BaseModel):
     counts: Counts | None = None
     duplicate_of: int | None = None
     error: str | None = None
-    errors: list[RefusedRecord] = []
+    errors: list[RejectedRecord] = []
 
 
-_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {},
-            "example": [{"field": "as the flow's partner sends it"}],
-        },
-        "application/x-ndjson": {"schema": {"type": "string"}},
-        **{kind: {"schema": {"type": "string"}} for kind in _EDI},
-    },
-}
+_JSON_BODY = {"schema": {}, "example": [{"field": "as the flow's partner sends it"}]}
+
+
+def _body(media_types: MediaTypes) -> dict[str, Any]:
+    """The bodies that any flow takes, for the OpenAPI page."""
+    kinds = dict.fromkeys(kind for known in media_types.values() for kind in known)
+    content = {kind: _JSON_BODY if kind == "application/json" else {"schema": {"type": "string"}} for kind in kinds}
+    return {"required": True, "content": content}
+
+
 _HEADERS = [
     {
         "name": "Idempotency-Key",
@@ -101,7 +98,7 @@ _HEADERS = [
 ]
 
 
-def router(flows: Flows, connect: Connect, *, input_dir: Path, max_bytes: int) -> APIRouter:
+def router(flows: Flows, lend: Lend, media_types: MediaTypes, *, input_dir: Path, max_bytes: int) -> APIRouter:
     """The operations below `/inbound`."""
     routes = APIRouter(prefix="/inbound", tags=["inbound"])
     in_flight: set[tuple[str, str]] = set()
@@ -110,7 +107,7 @@ def router(flows: Flows, connect: Connect, *, input_dir: Path, max_bytes: int) -
         "/{flow}",
         status_code=202,
         responses=described(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
-        openapi_extra={"requestBody": _BODY, "parameters": _HEADERS},
+        openapi_extra={"requestBody": _body(media_types), "parameters": _HEADERS},
     )
     async def send(flow: str, request: Request, response: Response) -> Accepted:
         """Store the body as a file of the flow.
@@ -120,7 +117,7 @@ def router(flows: Flows, connect: Connect, *, input_dir: Path, max_bytes: int) -
         target = flows.get(flow)
         if target is None:
             raise Problem(404, f"there is no flow {flow!r}", hint=f"there are {', '.join(flows)}")
-        suffix = _suffix(request, target)
+        suffix = _suffix(request, target, media_types[flow])
         key = idempotency.key_of(request.headers.getlist("idempotency-key"))
         if key is None:
             receipt = await receive(request, flow, suffix, None)
@@ -152,9 +149,9 @@ def router(flows: Flows, connect: Connect, *, input_dir: Path, max_bytes: int) -
         upload.sync()
         name, sha256 = upload.name, upload.sha256
         try:
-            with connect() as connection:
+            with lend() as connection:
                 if _last_to_arrive_wins(flows[flow]):
-                    receipts.let_load_again(connection, flow=flow, name=name, sha256=sha256, key=key)
+                    replay.reload_received(connection, flow=flow, name=name, sha256=sha256, key=key)
                 return receipts.issue(
                     connection, flow=flow, name=name, sha256=sha256, bytes=upload.bytes, key=key, place=upload.place
                 )
@@ -166,7 +163,7 @@ def router(flows: Flows, connect: Connect, *, input_dir: Path, max_bytes: int) -
     @routes.get("/{number}", responses=described(401, 404, 422, 503))
     def became(number: Annotated[int, PathParameter(ge=0, le=2**63 - 1)]) -> Became:
         """What became of a body: the counts of its records, and the first errors."""
-        with connect() as connection:
+        with lend() as connection:
             found = receipts.look(connection, number)
         if found is None:
             raise Problem(404, f"there is no receipt {number}", hint="the answer to the POST names its location")
@@ -191,10 +188,9 @@ async def _fill(upload: Upload, request: Request) -> None:
         raise Problem(400, "the body is empty", hint="send the file's content as the body")
 
 
-def _suffix(request: Request, flow: Flow) -> str:
+def _suffix(request: Request, flow: Flow, known: Mapping[str, str]) -> str:
     """How the file's name ends, by which the loader reads it. Raises Problem."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    known = {**_JSON, **(_EDI if flow.messages else {})}
     suffix = ".json" if kind.endswith("+json") else known.get(kind)
     if suffix is None:
         raise Problem(

@@ -10,15 +10,13 @@ from psycopg import Connection, sql
 from psycopg.rows import dict_row
 from pydantic import BaseModel
 
+from models.connector import FullSync, JsonObject, MasterWrite
 from models.flow import Flow
 from services.api import bodies, idempotency
-from services.api.inbound import Connect
+from services.api.inbound import Lend
 from services.api.problems import Problem, described
 
-Object = dict[str, Any]
-"""An object as its master has it."""
-
-Fields = Annotated[Object, Depends(bodies.json_object)]
+BodyFields = Annotated[JsonObject, Depends(bodies.json_object)]
 Number = Annotated[int, Path(ge=0, le=2**63 - 1)]
 DEFAULT_LIMIT, MAX_LIMIT = 100, 10_000
 
@@ -26,33 +24,13 @@ LOCAL = "Tidegate-Local"
 """The header of an answer to a write: what became of it here. `waiting` when that took too long; it follows."""
 
 
-class Written(Protocol):
-    """What the master made of a write, and what became of it here."""
-
-    @property
-    def document(self) -> Object: ...
-    @property
-    def local(self) -> str: ...
-
-
-class Walked(Protocol):
-    """What a full walk found."""
-
-    @property
-    def seen(self) -> int: ...
-    @property
-    def missed(self) -> int: ...
-    @property
-    def deleted(self) -> int: ...
-
-
-class Master(Protocol):
+class ResourceMaster(Protocol):
     """Who has the say over the objects. Everything raises RefusedByPartner, RetryLater or StopConnector."""
 
-    async def create(self, fields: Object, key: str | None) -> Written: ...
-    async def update(self, number: Number, fields: Object) -> Written: ...
+    async def create(self, fields: JsonObject, key: str | None) -> MasterWrite: ...
+    async def update(self, number: Number, fields: JsonObject) -> MasterWrite: ...
     async def delete(self, number: int) -> None: ...
-    async def sync(self) -> Walked: ...
+    async def sync(self) -> FullSync: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +44,7 @@ class Resource:
 
     name: str
     flow: Flow
-    master: Master | None
+    master: ResourceMaster | None
     needs: tuple[str, ...] = ()
     example: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,11 +63,11 @@ class ListPage(BaseModel):
     """Objects by their id."""
 
     meta: Meta
-    objects: list[Object]
+    objects: list[JsonObject]
 
 
 class Synced(BaseModel):
-    """What a full walk found: objects there, those we had missed, those deleted there."""
+    """What a full sync found: objects there, those we had missed, those deleted there."""
 
     seen: int
     missed: int
@@ -100,13 +78,13 @@ _WRITES = described(400, 401, 403, 404, 409, 422, 429, 502, 503)
 _TAKES = _WRITES | described(408, 413)
 
 _LIST = """
-select document from {} where deleted_at is null and id > %(after)s order by id limit %(limit)s offset %(offset)s
+select id, document from {} where deleted_at is null and id > %(after)s order by id limit %(limit)s offset %(offset)s
 """
 _COUNT = "select count(*) from {} where deleted_at is null"
 _ONE = "select document, deleted_at from {} where id = %s"
 
 
-def router(resource: Resource, connect: Connect) -> APIRouter:
+def router(resource: Resource, lend: Lend) -> APIRouter:
     """The operations of one resource."""
     path = f"/{resource.name}"
     routes = APIRouter(prefix=path, tags=[resource.name])
@@ -118,7 +96,7 @@ def router(resource: Resource, connect: Connect) -> APIRouter:
         }
     }
 
-    def master() -> Master:
+    def master() -> ResourceMaster:
         if resource.master is None:
             needs = " and ".join(resource.needs)
             raise Problem(503, f"the master of {resource.name} is not configured", hint=f"set {needs}")
@@ -131,41 +109,41 @@ def router(resource: Resource, connect: Connect) -> APIRouter:
         after: Annotated[int, Query(ge=0, le=2**63 - 1, description="the id behind which the page begins")] = 0,
     ) -> ListPage:
         """A page of what is here, by id. `meta.next` leads on and skips nothing, whatever is deleted meanwhile."""
-        with connect() as connection:
-            objects, more, total = table.page(connection, after=after, limit=limit, offset=offset)
-        following = f"{path}?{urlencode({'limit': limit, 'after': objects[-1]['id']})}" if more else None
+        with lend() as connection:
+            found, more, total = table.page(connection, after=after, limit=limit, offset=offset)
+        following = f"{path}?{urlencode({'limit': limit, 'after': found[-1][0]})}" if more else None
         before = f"{path}?{urlencode({'limit': limit, 'offset': max(0, offset - limit)})}" if offset else None
         meta = Meta(limit=limit, offset=offset, total_count=total, next=following, previous=before)
-        return ListPage(meta=meta, objects=objects)
+        return ListPage(meta=meta, objects=[document for _, document in found])
 
     @routes.get("/{number}", responses=described(401, 404, 422, 503))
-    def shown(number: Number) -> Object:
+    def shown(number: Number) -> JsonObject:
         """One object, as it is here."""
-        with connect() as connection:
+        with lend() as connection:
             return table.one(connection, number)
 
     @routes.post("", status_code=201, responses=_TAKES, openapi_extra=takes_object)
     async def create(
-        fields: Fields,
+        fields: BodyFields,
         response: Response,
         idempotency_key: Annotated[
             list[str] | None, Header(description="A quoted string; without it, `creation_id` does the same.")
         ] = None,
-    ) -> Object:
+    ) -> JsonObject:
         """Create an object at the master, and then here. Send it again with the same key after a time-out."""
         written = await master().create(fields, idempotency.key_of(idempotency_key or ()))
-        response.headers["Location"] = f"{path}/{written.document['id']}"
+        response.headers["Location"] = f"{path}/{written.number}"
         response.headers[LOCAL] = written.local
         return written.document
 
     @routes.post("/sync", responses=_WRITES)
     async def sync() -> Synced:
         """Compare everything with the master now, and load what differs. It takes a while."""
-        walked = await master().sync()
-        return Synced(seen=walked.seen, missed=walked.missed, deleted=walked.deleted)
+        found = await master().sync()
+        return Synced(seen=found.seen, missed=found.missed, deleted=found.deleted)
 
     @routes.put("/{number}", responses=_TAKES, openapi_extra=takes_object)
-    async def update(number: Number, fields: Fields, response: Response) -> Object:
+    async def update(number: Number, fields: BodyFields, response: Response) -> JsonObject:
         """Change an object at the master, and then here; fields that are left out stay."""
         written = await master().update(number, fields)
         response.headers[LOCAL] = written.local
@@ -186,14 +164,16 @@ class _Table:
         table = sql.Identifier(flow.sql_table.name)
         self._list, self._count, self._one = (sql.SQL(text).format(table) for text in (_LIST, _COUNT, _ONE))
 
-    def page(self, connection: Connection, *, after: int, limit: int, offset: int) -> tuple[list[Object], bool, int]:
-        """Objects, whether there are more, and how many there are in all."""
+    def page(
+        self, connection: Connection, *, after: int, limit: int, offset: int
+    ) -> tuple[list[tuple[int, JsonObject]], bool, int]:
+        """Objects with their ids, whether there are more, and how many there are in all."""
         values = {"after": after, "limit": limit + 1, "offset": offset}
-        found = [row[0] for row in connection.execute(self._list, values).fetchall()]
+        found = connection.execute(self._list, values).fetchall()
         (total,) = connection.execute(self._count).fetchone() or (0,)
         return found[:limit], len(found) > limit, total
 
-    def one(self, connection: Connection, number: int) -> Object:
+    def one(self, connection: Connection, number: int) -> JsonObject:
         """Raises Problem."""
         found: Mapping[str, Any] | None
         with connection.cursor(row_factory=dict_row) as cursor:
@@ -202,5 +182,5 @@ class _Table:
             raise Problem(404, f"there is no object {number} here", hint="POST to …/sync fetches what is missing")
         if found["deleted_at"] is not None:
             raise Problem(404, f"object {number} was deleted, which we saw at {found['deleted_at'].isoformat()}")
-        document: Object = found["document"]
+        document: JsonObject = found["document"]
         return document

@@ -1,8 +1,6 @@
 """A request's body on its way to a file in the input folder: nobody sees it before it is whole and on disk."""
 
 import hashlib
-import os
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from models.errors import RetryLater, TidegateError
-from services import filing
-
-_PREFIX, _SUFFIX = ".webhook-", ".part"
-_STALE_SECONDS = 24 * 3600
-"""Longer than any request takes: what is older was left by a daemon that died."""
+from services.files import durable
+from services.files.durable import Temporary
 
 
 class TooLarge(TidegateError):
@@ -29,17 +24,14 @@ class Upload:
     """
 
     def __init__(self, folder: Path, suffix: str, max_bytes: int) -> None:
-        unique = uuid.uuid4().hex
-        self.name = f"webhook-{unique}{suffix}"
+        self.name = f"webhook-{uuid.uuid4().hex}{suffix}"
         self.bytes = 0
         self._folder = folder
         self._suffix = suffix
         self._max_bytes = max_bytes
         self._digest = hashlib.sha256()
-        self._part = folder / f"{_PREFIX}{unique}{_SUFFIX}"
         with _disk():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._part.open("xb", buffering=1 << 18)
+            self._temporary = Temporary(folder)
 
     @property
     def sha256(self) -> bytes:
@@ -55,7 +47,7 @@ class Upload:
             )
         self._digest.update(data)
         with _disk():
-            self._file.write(data)
+            self._temporary.file.write(data)
 
     def name_after(self, key: str) -> None:
         """Name the file after a key and its content, so that the same request again names it the same."""
@@ -64,14 +56,13 @@ class Upload:
 
     def sync(self) -> None:
         with _disk():
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._temporary.sync()
 
     def place(self) -> None:
         """Give the file its name; when this returns, a power cut leaves it where it is."""
         with _disk():
-            self._part.rename(self._folder / self.name)
-            filing.sync_folder(self._folder)
+            self._temporary.replace(self.name)
+            durable.sync_folder(self._folder)
 
     def __enter__(self) -> Self:
         return self
@@ -80,10 +71,7 @@ class Upload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _disk():
-            try:
-                self._part.unlink(missing_ok=True)
-            finally:
-                self._file.close()
+            self._temporary.__exit__(kind, error, trace)
 
 
 @contextmanager
@@ -95,15 +83,3 @@ def _disk() -> Iterator[None]:
             f"the input folder cannot take the file: {error.strerror or error}",
             hint="make room or mend the permissions there",
         ) from error
-
-
-def remove_stale(folders: list[Path]) -> None:
-    """Remove what requests left that a crash cut off; younger ones may be another daemon's."""
-    oldest = time.time() - _STALE_SECONDS
-    for folder in folders:
-        for part in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-            try:
-                if part.stat().st_mtime < oldest:
-                    part.unlink()
-            except FileNotFoundError:
-                pass  # its request has just ended

@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,9 @@ from sqlalchemy import Engine, event
 from models.errors import StopDaemon
 from services.db import embedded, sqlstate
 from settings import Settings
+
+Connect = Callable[[], psycopg.Connection]
+"""Makes a connection of one's own, in autocommit mode."""
 
 _SCHEME = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 _LOCK_WAIT_SECONDS = 5.0

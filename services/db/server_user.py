@@ -26,14 +26,14 @@ class ServerUser:
     gid: int | None = None
 
     def own(self, tree: Path) -> None:
-        """Give him `tree` with all that is in it, unless it is his."""
+        """Make this user the owner of `tree` with all that is in it."""
         if self.uid is None or self.gid is None or tree.stat().st_uid == self.uid:
             return
         for path in (*tree.rglob("*"), tree):
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def let_reach(self, path: Path) -> None:
-        """Let him pass through the folders above `path`: only those closed to him, and only pass."""
+        """Let this user pass through the folders above `path`: only those closed to it, and only pass."""
         for folder in reversed(path.parents):
             mode = folder.stat().st_mode
             if lacking := self._bits(folder, stat.S_IXOTH) & ~mode:
@@ -47,14 +47,14 @@ class ServerUser:
                 )
 
     def let_read(self, tree: Path) -> None:
-        """Let him read `tree` and run its programs, unless he can (a wheel installed with umask 077)."""
+        """Let this user read `tree` and run its programs, where it cannot (a wheel installed with umask 077)."""
         if not self._bits(tree, _READ_AND_PASS) & ~tree.stat().st_mode:
             return
         for path in (*tree.rglob("*"), tree):  # the folder that is asked about comes last
             mode = path.stat().st_mode
             runs = path.is_dir() or mode & stat.S_IXUSR
             _chmod(path, mode | self._bits(path, _READ_AND_PASS if runs else stat.S_IROTH))
-        logger.warning("made {} readable for the user {}: the embedded PostgreSQL runs as him", tree, self.name)
+        logger.warning("made {} readable for the user {}: the embedded PostgreSQL runs as it", tree, self.name)
 
     def _bits(self, path: Path, others: int) -> int:
         """The permission bits for others, moved to where they apply to this user on this path."""

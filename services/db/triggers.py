@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from models.flow import Flow
 from models.tables import OWN_COLUMNS
+from services.db.identifiers import equal, names
 
 CHANNEL = "tidegate_outbound"
 """NOTIFY's channel; the payload is the flow's name."""
@@ -30,8 +31,6 @@ end $$;
 """
 
 _TRIGGERS = """
-create index if not exists {index} on {table} ({order}) where not is_synced and outbound_error is null;
-
 create or replace trigger tidegate_changed before update on {table} for each row
 when (new.changed_at = old.changed_at and ({old}) is distinct from ({new}))
 execute function tidegate.mark_changed();
@@ -128,16 +127,12 @@ def _statements(flow: Flow) -> sql.Composed:
     business = [column.name for column in table.columns if column.name not in OWN_COLUMNS]
     parts: dict[str, sql.Composable] = {
         "table": sql.Identifier(table.name),
-        "index": sql.Identifier(f"{table.name}_unsynced_idx"),
-        "old": _names(business, "old"),
-        "new": _names(business, "new"),
-        "columns": _names(business),
-        "order": _names(flow.outbound_order),
+        "old": names(business, "old"),
+        "new": names(business, "new"),
+        "columns": names(business),
         "flow": sql.Literal(flow.name),
-        "key": _names(flow.key),
-        "same_key": sql.SQL(" and ").join(
-            sql.SQL("t.{0} = c.{0}").format(sql.Identifier(column)) for column in flow.key
-        ),
+        "key": names(flow.key),
+        "same_key": equal(flow.key, "t", "c"),
         "by_hand": _BY_HAND,
     }
     children = [
@@ -154,7 +149,3 @@ def _statements(flow: Flow) -> sql.Composed:
         for event, referencing, changed in _CHILD_EVENTS
     ]
     return sql.SQL("").join([sql.SQL(_TRIGGERS).format(**parts), *children])
-
-
-def _names(columns: list[str] | tuple[str, ...], table: str | None = None) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (table, column))) for column in columns)

@@ -9,8 +9,8 @@ from loguru import logger
 
 from models.connector import Json, RestDestination
 from models.errors import RetryLater, StopConnector
-from services import rest
-from services.destinations.delivery import Doubtful, DoubtfulStop, Parcel, Refused
+from services.destinations.sender import Doubtful, DoubtfulStop, OutgoingFile, TurnedDown
+from services.transport import http
 from settings import Settings
 
 ANSWER_BYTES = 64 * 2**20
@@ -28,7 +28,7 @@ class RestSender:
         self._client: httpx.AsyncClient
 
     async def __aenter__(self) -> Self:
-        self._client = rest.client(self._address, self._token, self._destination.timeout_seconds)
+        self._client = http.client(self._address, self._token, self._destination.timeout_seconds)
         return self
 
     async def __aexit__(
@@ -36,83 +36,83 @@ class RestSender:
     ) -> None:
         await self._client.aclose()
 
-    async def send(self, parcel: Parcel) -> Json:
+    async def send(self, file: OutgoingFile) -> Json:
         try:
-            document = json.loads(parcel.content)
+            document = json.loads(file.content)
         except ValueError:
-            raise Refused(f"{parcel.name} holds no JSON") from None
+            raise TurnedDown(f"{file.name} holds no JSON") from None
         try:
-            found = await self._look_up(document) if parcel.doubtful else None
-            return {"found": found} if found is not None else await self._post(parcel, document)
-        except rest.Uncertain as error:
+            found = await self._look_up(document) if file.doubtful else None
+            return {"found": found} if found is not None else await self._post(file, document)
+        except http.Uncertain as error:
             raise Doubtful(error.reason, hint=error.hint) from error
 
-    async def _post(self, parcel: Parcel, document: Json) -> Json:
+    async def _post(self, file: OutgoingFile, document: Json) -> Json:
         request = self._client.build_request(
             "POST",
             self._destination.path.lstrip("/"),
-            content=parcel.content,
-            headers={"Content-Type": "application/json", "Idempotency-Key": self._key(parcel, document)},
+            content=file.content,
+            headers={"Content-Type": "application/json", "Idempotency-Key": self._key(file, document)},
         )
         try:
-            answer = await rest.send(self._client, request, ANSWER_BYTES)
+            answer = await http.send(self._client, request, ANSWER_BYTES)
         except StopConnector as error:
             raise DoubtfulStop(error.reason, hint=error.hint) from error
         if answer.is_good:
             return {"status": answer.status, "body": _body(answer)}
         if answer.status in self._destination.delivered_on:
-            return {"status": answer.status, "body": _body(answer), "found": await self._what_he_has(document)}
-        if answer.status in rest.BAD_CREDENTIALS:
-            raise rest.refused_credentials(answer, (self._destination.token or self._destination.address).name)
-        if answer.status in self._destination.retry_on or (answer.is_passing and answer.status not in rest.NOT_NOW):
-            # He may have got as far as storing it.
-            fault = rest.passing_fault(answer)
+            return {"status": answer.status, "body": _body(answer), "found": await self._what_it_has(document)}
+        if answer.status in http.BAD_CREDENTIALS:
+            raise http.refused_credentials(answer, (self._destination.token or self._destination.address).name)
+        if answer.status in self._destination.retry_on or (answer.is_passing and answer.status not in http.NOT_NOW):
+            # It may have got as far as storing it.
+            fault = http.passing_fault(answer)
             raise Doubtful(fault.reason, after_seconds=fault.after_seconds)
         if answer.is_passing:
-            raise rest.passing_fault(answer)
+            raise http.passing_fault(answer)
         if answer.status < 400:
             # After a POST, 303 says that it is done.
             raise DoubtfulStop(
                 f"{request.url} answers {answer.status}, to look at {answer.headers.get('Location', 'no place')}",
                 hint=f"correct {self._destination.address.name} and start the daemon anew",
             )
-        raise Refused(
+        raise TurnedDown(
             f"{answer.status} {answer.excerpt}",
-            hint="mend the row, and a new file goes out; or the partner's side, then `retry --refused`",
+            hint="mend the row, and a new file goes out; or the partner's side, then `retry --dead-letter`",
         )
 
-    async def _what_he_has(self, document: Json) -> Json | None:
+    async def _what_it_has(self, document: Json) -> Json | None:
         """For the ledger only: that it cannot be had changes nothing about the delivery."""
         try:
             return await self._look_up(document)
         except (RetryLater, StopConnector) as error:
-            logger.debug("{} has it; what he has cannot be looked up: {}", self._destination.name, error)
+            logger.debug("{} has it; what it has cannot be looked up: {}", self._destination.name, error)
             return None
 
     async def _look_up(self, document: Json) -> Json | None:
-        """The partner's object for this document, None where he has none or cannot be asked.
+        """The partner's object for this document, None where it has none or cannot be asked.
 
-        Raises Doubtful when he cannot tell about this one.
+        Raises Doubtful when it cannot tell about this one.
         """
         asked = self._destination.look_up
         if asked is None:
             return None
-        answer = await rest.get(self._client, asked.path, asked.query(document), ANSWER_BYTES)
-        if answer.status in rest.BAD_CREDENTIALS:
-            raise rest.refused_credentials(answer, (self._destination.token or self._destination.address).name)
+        answer = await http.get(self._client, asked.path, asked.query(document), ANSWER_BYTES)
+        if answer.status in http.BAD_CREDENTIALS:
+            raise http.refused_credentials(answer, (self._destination.token or self._destination.address).name)
         if answer.status == 404:
             return None
-        if answer.status in rest.NOT_NOW:
-            raise rest.passing_fault(answer)
+        if answer.status in http.NOT_NOW:
+            raise http.passing_fault(answer)
         if not answer.is_good:
-            raise Doubtful(rest.passing_fault(answer).reason)
+            raise Doubtful(http.passing_fault(answer).reason)
         try:
             return asked.find(document, json.loads(answer.body))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise Doubtful(f"{answer.url} answers with something else than was agreed: {what}") from error
 
-    def _key(self, parcel: Parcel, document: Json) -> str:
+    def _key(self, file: OutgoingFile, document: Json) -> str:
         """A quoted string, as draft-ietf-httpapi-idempotency-key-header, section 2.1, wants it.
 
         The ledger's number of a file is unique in one database; its digest makes it so everywhere.
@@ -120,12 +120,12 @@ class RestSender:
         if self._destination.idempotency_key is not None:
             key = self._destination.idempotency_key(document)
         else:
-            key = f"{parcel.id}-{parcel.sha256.hex()[:32]}"
+            key = f"{file.id}-{file.sha256.hex()[:32]}"
         escaped = key.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
 
 
-def _body(answer: rest.Answer) -> Json:
+def _body(answer: http.Answer) -> Json:
     text = answer.body.decode("utf-8", "replace")
     try:
         return json.loads(text) if len(text) <= KEPT_CHARACTERS else text[:KEPT_CHARACTERS]

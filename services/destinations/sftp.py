@@ -9,8 +9,9 @@ import asyncssh
 
 from models.connector import Json, SftpDestination
 from models.errors import RetryLater
-from services import filing, ssh
-from services.destinations.delivery import Doubtful, Parcel
+from services.destinations.sender import Doubtful, OutgoingFile
+from services.files.names import numbered
+from services.transport import ssh
 from settings import Settings
 
 PIECE_BYTES = 2**20
@@ -36,16 +37,16 @@ class SftpSender:
         self._remote = None
         await self._session.aclose()
 
-    async def send(self, parcel: Parcel) -> Json:
+    async def send(self, file: OutgoingFile) -> Json:
         """The remote path. The ledger's number in the name tells a repetition from a newer state."""
         if self._remote is None:
             self._remote = await self._session.enter_async_context(ssh.connected(self._login))
         remote = self._remote
-        name = os.fsencode(filing.numbered(parcel.name.replace("/", "-"), parcel.id))
+        name = os.fsencode(numbered(file.name.replace("/", "-"), file.id))
         target, part = self._folder + b"/" + name, self._folder + b"/." + name + b".part"
         try:
-            if not (parcel.doubtful and await remote.ask(_has(remote, target, parcel.content))):
-                await remote.ask(_write(remote, part, parcel.content))
+            if not (file.doubtful and await remote.ask(_has(remote, target, file.content))):
+                await remote.ask(_write(remote, part, file.content))
                 await remote.ask(remote.sftp.rename(part, target))
         except (asyncssh.Error, OSError) as error:
             if isinstance(error, asyncssh.SFTPError) and not isinstance(error, asyncssh.SFTPConnectionLost):

@@ -1,7 +1,7 @@
 """Watching the input folder: events are hints, the scan is the truth."""
 
-from services.observer.completeness import Kind
+from services.observer.completeness import FileKind
 from services.observer.inbox import Inbox, InboxStatus
-from services.observer.paths import Found
+from services.observer.paths import FoundFile
 
-__all__ = ["Found", "Inbox", "InboxStatus", "Kind"]
+__all__ = ["FileKind", "FoundFile", "Inbox", "InboxStatus"]

@@ -12,9 +12,9 @@ from loguru import logger
 
 from services.observer.completeness import look
 from services.observer.hints import Hints
-from services.observer.keeper import Keeper
-from services.observer.paths import Found, Paths, Stand
+from services.observer.paths import FoundFile, Paths, Stand
 from services.observer.scan import scan
+from services.observer.watch_supervisor import WatchSupervisor
 from settings import ObserverKind
 
 POLL_SECONDS = 1.0
@@ -64,7 +64,7 @@ class Inbox:
         self._lease = observer_kind is ObserverKind.INOTIFY
         self._paths = Paths(self._root, settle_seconds=settle_seconds, capacity=capacity, clock=clock)
         self._hints = Hints(capacity)
-        self._keeper = Keeper(self._root, self._hints, observer_kind)
+        self._watch = WatchSupervisor(self._root, self._hints, observer_kind)
         self._scan_at = 0.0
         self._scans = 0
         self._more_in_folder = False
@@ -88,7 +88,7 @@ class Inbox:
         """Whether the inbox's thread is at work."""
         return self._thread.is_alive()
 
-    def take(self, limit: int, timeout: float) -> list[Found]:
+    def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
         found = self._paths.take(limit, timeout)
         self._refill()
@@ -115,13 +115,13 @@ class Inbox:
 
     def fly_canary(self) -> None:
         """Prove now that file events arrive; if they do not, the watch is replaced and `status` tells."""
-        self._keeper.fly_canary()
+        self._watch.fly_canary()
 
     def status(self) -> InboxStatus:
         """Where the inbox stands."""
         counts = self._paths.counts()
         return InboxStatus(
-            watching=self._keeper.watching,
+            watching=self._watch.watching,
             waiting=counts[Stand.WAITING],
             ready=counts[Stand.READY],
             out=counts[Stand.OUT],
@@ -129,7 +129,7 @@ class Inbox:
             events=self._hints.events,
             scans=self._scans,
             overflows=self._hints.overflows,
-            watch_restarts=self._keeper.restarts,
+            watch_restarts=self._watch.restarts,
         )
 
     def _run(self) -> None:
@@ -143,15 +143,15 @@ class Inbox:
                 logger.exception("the inbox stumbled; it scans again in {:g} s", _STUMBLE_SECONDS)
                 self._stopping.wait(_STUMBLE_SECONDS)
                 self._hints.everywhere()
-        self._keeper.stop()
+        self._watch.stop()
 
     def _turn(self) -> bool:
         """Follow what was noticed and do what is due; true when files came by events."""
         now = self._clock()
-        wakes = min(self._scan_at, self._paths.next_due(), self._keeper.next_check)
+        wakes = min(self._scan_at, self._paths.next_due(), self._watch.next_check)
         self._hints.wait(max(0.0, wakes - now))
         now = self._clock()
-        new_watch = self._keeper.keep(now)
+        new_watch = self._watch.keep(now)
         noticed = self._hints.drain()
         files = noticed.files
         if self._more_in_folder:
@@ -163,7 +163,7 @@ class Inbox:
             self._scan_all(now)
         else:
             for folder in noticed.folders:
-                self._scan(folder, self._keeper.enter)
+                self._scan(folder, self._watch.enter)
         return bool(files)
 
     def _look(self, paths: list[str], *, certain: bool) -> None:
@@ -178,16 +178,16 @@ class Inbox:
 
         def enter(folder: str) -> None:
             entered.add(folder)
-            self._keeper.enter(folder)
+            self._watch.enter(folder)
 
         self._faults_before, self._faults = self._faults, {}
         # Without a watch the scan is all we have.
-        alone = not self._keeper.watching
+        alone = not self._watch.watching
         self._scan_at = now + min(self._rescan_seconds, POLL_SECONDS if alone else self._rescan_seconds)
         self._more_in_folder = False
         if self._ensure_root():
             self._scan(self._root, enter)
-            self._keeper.retain(entered)
+            self._watch.retain(entered)
         self._refilling = False
         self._scans += 1
         self._refill()

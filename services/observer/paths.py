@@ -13,13 +13,13 @@ from pathlib import Path
 
 from loguru import logger
 
-from services.observer.completeness import Kind, Look, reason_to_wait
+from services.observer.completeness import FileKind, Look, reason_to_wait
 
 RECHECK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """A complete file, or something that is no file, to be taken from the input folder."""
 
     path: Path
@@ -27,7 +27,7 @@ class Found:
     size: int
     mtime_ns: int
     seen_at: datetime
-    kind: Kind
+    kind: FileKind
 
 
 class Stand(StrEnum):
@@ -49,7 +49,7 @@ class _Known:
     shape: tuple[int, int] | None = None
     rests_since: float = 0.0
     again: bool = False
-    found: Found | None = field(default=None)
+    found: FoundFile | None = field(default=None)
 
 
 class Paths:
@@ -108,7 +108,7 @@ class Paths:
         )
         relative = path[self._prefix :]
         if reason is None:
-            known.found = Found(Path(path), relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)
+            known.found = FoundFile(Path(path), relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)
             if known.stand is not Stand.READY:
                 known.stand = Stand.READY
                 self._ready.append(path)
@@ -142,9 +142,9 @@ class Paths:
         with self._changed:
             return self._due[0][0] if self._due else math.inf
 
-    def take(self, limit: int, timeout: float) -> list[Found]:
+    def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
-        taken: list[Found] = []
+        taken: list[FoundFile] = []
         with self._changed:
             self._changed.wait_for(lambda: self._ready, timeout)
             while self._ready and len(taken) < limit:

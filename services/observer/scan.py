@@ -1,14 +1,14 @@
-"""What lies in a folder tree, and which names are input at all."""
+"""What lies in a folder tree."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
 
-_UNFINISHED = (".tmp", ".part", ".partial", ".filepart", "~", ".swp", ".crdownload")
+from services.files.names import is_finished
 
-
-def is_input(name: str) -> bool:
-    """Whether a file of this name is input; hidden ones and those a tool still works on never are."""
-    return not name.startswith(".") and not name.endswith(_UNFINISHED)
+ROOT = "(by content)"
+"""Stands for the flow's folder of files that lie in the input root itself."""
 
 
 def is_descended(name: str) -> bool:
@@ -34,9 +34,18 @@ def scan(
                     if entry.is_dir(follow_symlinks=False):
                         if is_descended(entry.name):
                             folders.append(entry.path)
-                    elif is_input(entry.name):
+                    elif is_finished(entry.name):
                         yield entry
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             failed(here, error)
+
+
+def count(root: Path) -> Counter[str]:
+    """The files in the input folder by the flow's folder that they lie in."""
+    counts: Counter[str] = Counter()
+    for entry in scan(str(root), enter=lambda _folder: None, failed=lambda _folder, _error: None):
+        parts = PurePath(entry.path).relative_to(root).parts
+        counts[parts[0] if len(parts) > 1 else ROOT] += 1
+    return counts

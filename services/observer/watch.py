@@ -20,8 +20,9 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
+from services.files.names import is_finished
 from services.observer.hints import Hints
-from services.observer.scan import is_descended, is_input
+from services.observer.scan import is_descended
 
 CANARY = ".tidegate-canary"
 
@@ -120,7 +121,7 @@ class Watch:
             if mask & _APPEARED and is_descended(name):
                 self._hints.folder(f"{folder}/{name}")
         elif mask & _FINISHED:
-            if is_input(name):
+            if is_finished(name):
                 self._hints.file(f"{folder}/{name}")
             elif name == CANARY:
                 self.canary_seen.set()

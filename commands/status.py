@@ -1,0 +1,146 @@
+"""`status`: how the daemon, the database and each flow stand."""
+
+import dataclasses
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from commands.console import ALL_WELL, WRONG_USE, JsonOption, aligned, moment, out, plural, print_json, when
+from commands.site import Site, configured
+from models.errors import TidegateError
+from services.db import engine as databases
+from services.ledger import overview
+from services.observer import scan
+from services.runtime import status_file
+from services.runtime.status_file import DaemonState, JobPhase, JobState
+from services.text import printable
+
+SHOWN_WAITING = 10
+_STATUS_COLUMNS = ("waiting", "loaded", "partial", "rejected", "duplicate", "rows", "unsynced")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Health:
+    """What `status` tells.
+
+    fault: why the database does not answer, or answers wrongly.
+    version: of the database; it may be known beside a fault.
+    """
+
+    daemons: list[DaemonState]
+    waiting: Counter[str]
+    version: str | None
+    fault: str | None
+    flows: list[overview.FlowOverview]
+
+
+def status(
+    as_json: JsonOption = False,
+    alive: Annotated[
+        bool, typer.Option("--alive", help="Exit with 2 unless a daemon runs here.", show_default=False)
+    ] = False,
+) -> None:
+    """Health of daemon and database, and how each flow stands.
+
+    The exit code is 2 when the database does not answer.
+
+    Examples:
+
+      python main.py status
+
+      python main.py status --alive --json | jq .waiting
+    """
+    health = examine()
+    if as_json:
+        body = {
+            "daemons": [dataclasses.asdict(daemon) for daemon in health.daemons],
+            "database": {"up": health.fault is None, "version": health.version, "error": health.fault},
+            "waiting": health.waiting,
+            "flows": [dataclasses.asdict(line) for line in health.flows],
+        }
+        print_json(body)
+    else:
+        show_status(health)
+    raise typer.Exit(ALL_WELL if health.fault is None and (health.daemons or not alive) else WRONG_USE)
+
+
+def examine() -> Health:
+    settings, flows = configured()
+    lines: list[overview.FlowOverview] = []
+    version = fault = None
+    folders = scan.count(settings.input_dir)
+    try:
+        with databases.open_database(settings) as database:
+            version = databases.ping(database.engine)
+            with Site(settings, flows, database).connection() as connection:
+                lines = overview.overview(connection, flows, folders)
+    except TidegateError as error:
+        fault = str(error)
+    return Health(status_file.running(settings.data_dir), folders, version, fault, lines)
+
+
+def show_status(health: Health) -> None:
+    for daemon in health.daemons:
+        out.print(f"daemon    {daemon.state} as {daemon.node} since {moment(daemon.started_at)}")
+        if daemon.fault:
+            hint = f" ({daemon.fault.hint})" if daemon.fault.hint else ""
+            out.print(f"          {daemon.fault.text}{hint}, since {moment(daemon.fault.since)}", style="red")
+        for name, reason in daemon.outbound.items():
+            out.print(f"          outbound files of {name} wait: {reason}", style="red")
+        for name, reason in daemon.waiting[:SHOWN_WAITING]:
+            out.print(f"          waits: {printable(name)}: {reason}")
+        if len(daemon.waiting) > SHOWN_WAITING:
+            out.print(f"          and {len(daemon.waiting) - SHOWN_WAITING} more wait")
+        for job in daemon.connectors:
+            show_connector(job)
+    if not health.daemons:
+        out.print("daemon    none runs here: python main.py run")
+    if health.version is None:
+        out.print(f"database  does not answer: {health.fault}", style="red")
+    else:
+        out.print(f"database  PostgreSQL {health.version}")
+        if health.fault is not None:
+            out.print(f"          {health.fault}", style="red")
+    if health.fault is not None:
+        total = sum(health.waiting.values())
+        where = ", ".join(f"{count} {printable(folder)}" for folder, count in sorted(health.waiting.items()))
+        out.print(f"waiting   {plural(total, 'file')}" + (f": {where}" if where else ""))
+        return
+    out.print()
+    rows = [(line.flow, *(getattr(line, name) for name in _STATUS_COLUMNS), "") for line in health.flows]
+    aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 1 + len(_STATUS_COLUMNS))))
+    for line in health.flows:
+        if not (line.last_file or line.outbound_file or line.outbound_error or line.quarantined):
+            continue
+        out.print()
+        out.print(f"{line.flow}")
+        if line.last_file is not None:
+            out.print(f"  last file   {when(line.last_at)}  {line.last_file}, {line.last_status}")
+        if line.outbound_file is not None:
+            out.print(f"  outbound    {when(line.outbound_at)}  {line.outbound_file}")
+        if line.outbound_error is not None:
+            out.print(f"  outbound waits: {line.outbound_error}", style="red")
+        if line.undelivered:
+            out.print(f"  delivery    {plural(line.undelivered, 'file')} not delivered yet")
+        if line.dead_letters:
+            out.print(
+                f"  dead letters {plural(line.dead_letters, 'file')} that a partner turned down, the last is "
+                f"#{line.dead_letter_id}: {line.dead_letter_error}",
+                style="red",
+            )
+        if line.quarantined:
+            out.print(
+                f"  quarantined {plural(line.quarantined, 'row')} cannot go out: {line.quarantined_error}", style="red"
+            )
+        if line.last_error is not None:
+            out.print(f"  last error  {when(line.last_error_at)}  #{line.last_error_id} {line.last_error}")
+
+
+def show_connector(job: JobState) -> None:
+    match job.phase:
+        case JobPhase.RUNNING | JobPhase.WAITING:
+            out.print(f"          {job.name}: {job.detail or job.phase}")
+        case JobPhase.FAILING | JobPhase.STOPPED:
+            hint = f" ({job.hint})" if job.hint else ""
+            out.print(f"          {job.name} {job.phase} since {moment(job.since)}: {job.detail}{hint}", style="red")

@@ -1,0 +1,104 @@
+"""Loading files now, wherever they lie, and leaving them there."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loguru import logger
+from psycopg import errors
+
+from file_processing.inbound.archive import FileResult
+from file_processing.inbound.intake import LeftFile
+from file_processing.inbound.pipeline import Pipeline
+from file_processing.inbound.routing import RoutedFile
+from models.errors import FileGone, RetryLater, TidegateError
+from models.flow import Flow
+from services.observer.scan import scan
+
+PATIENCE_SECONDS = 600.0
+"""How long another process may load files of the same flow before `ingest` gives up."""
+
+_BUSY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
+_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFile:
+    """A file that a person named, or that lies in a folder that a person named.
+
+    folders: the names that may tell its flow, the nearest last.
+    """
+
+    path: Path
+    relative: str
+    seen_at: datetime
+    folders: tuple[str, ...] = ()
+    size: int = 0
+
+
+def collect(paths: Sequence[Path]) -> list[GivenFile]:
+    """The files named, and those of the folders named at any depth, in order of names.
+
+    Raises TidegateError when a path does not exist, or a folder cannot be read.
+    """
+    now = datetime.now(UTC)
+    given: list[GivenFile] = []
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(Path(e.path) for e in scan(str(path), enter=lambda _folder: None, failed=_unreadable))
+        elif not path.is_symlink() and not path.exists():
+            raise TidegateError(f"{path} does not exist")
+        # A named folder's own parent counts (archive/FLOW/DAY), what is above it says nothing.
+        near = max(len(path.absolute().parts) - (2 if path.is_dir() else 3), 0)
+        for file in inside:
+            try:
+                size = file.lstat().st_size
+            except OSError:
+                size = 0  # gone by now: the pipeline says so
+            given.append(GivenFile(file, str(file), now, file.absolute().parent.parts[near:], size))
+    return given
+
+
+def _unreadable(folder: str, error: OSError) -> None:
+    raise TidegateError(f"{folder} cannot be read: {error.strerror}")
+
+
+def ingest(pipeline: Pipeline, given: Sequence[GivenFile], flow: Flow | None) -> Iterator[FileResult]:
+    """Load the files, each by `flow` or by what it and its folders are called and hold.
+
+    Raises RetryLater or StopDaemon when the database is the reason; what was told of is loaded.
+    """
+    by_flow: dict[str | None, list[RoutedFile]] = {}
+    for file in given:
+        try:
+            routed = RoutedFile(file, flow.name) if flow else _route(pipeline, file)
+        except (FileGone, RetryLater) as error:
+            yield FileResult.of_left(LeftFile.because(file, error), None)
+            continue
+        by_flow.setdefault(routed.flow, []).append(routed)
+    for name, files in by_flow.items():
+        yield from _patiently(pipeline, name, files)
+
+
+def _route(pipeline: Pipeline, file: GivenFile) -> RoutedFile:
+    known = [name for name in file.folders if name in pipeline.router.flows]
+    return RoutedFile(file, known[-1]) if known else pipeline.router.route_by_content(file)
+
+
+def _patiently(pipeline: Pipeline, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
+    """Handle the files, waiting for a daemon that loads files of the same flow."""
+    left = {id(file.dropped): file for file in files}
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left:
+        try:
+            for result in pipeline.handle(flow, [*left.values()]):
+                del left[id(result.dropped)]
+                yield result
+        except RetryLater as error:
+            if not isinstance(error.__cause__, _BUSY) or time.monotonic() > deadline:
+                raise
+            logger.info("waiting for another process that loads files of {}: {}", flow, error)
+            time.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,102 @@
+"""After the commit: files out of the input folder, reports into place, and what became of each told."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loguru import logger
+
+from file_processing.inbound.intake import LeftFile, Wait
+from file_processing.inbound.load import CommittedFile
+from file_processing.inbound.routing import DroppedFile
+from models.errors import FileGone, RetryLater
+from models.ledger import FileStatus
+from services.files import move, names
+from services.files.folders import Folders
+from services.ledger.inbound import LedgerEntry
+from services.text import printable
+
+_COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What became of one dropped path.
+
+    status: the ledger's word; `None` when the file is gone or still waits where it is.
+    wait: why it waits; it has to be handed in again.
+    place: where it lies now, as far as this process has moved it.
+    """
+
+    dropped: DroppedFile
+    flow: str | None
+    status: FileStatus | None = None
+    ledger_id: int | None = None
+    entry: LedgerEntry | None = None
+    wait: Wait | None = None
+    place: Path | None = None
+
+    @classmethod
+    def of_left(cls, left: LeftFile, flow: str | None) -> "FileResult":
+        return cls(left.dropped, flow, wait=left.wait)
+
+
+def archive(
+    committed: Sequence[CommittedFile], folders: Folders, flow: str | None, *, started: float
+) -> list[FileResult]:
+    """Move committed files of a flow to where they belong, and their reports beside them.
+
+    A file that cannot be moved has a result that waits.
+
+    started: when work on them began, by `time.perf_counter`.
+    """
+    archived, rejected = folders.archive_on(flow, datetime.now(UTC)), folders.rejected_of(flow)
+    results = []
+    for done in committed:
+        result = _archive(done, rejected if done.status is FileStatus.REJECTED else archived, flow)
+        results.append(result)
+    milliseconds = (time.perf_counter() - started) * 1000 / max(len(committed), 1)
+    for result in results:
+        if result.entry is not None or result.place is not None:
+            _log(result, milliseconds)
+    return results
+
+
+def _archive(done: CommittedFile, folder: Path, flow: str | None) -> FileResult:
+    path = done.file.dropped.path
+    place, wait = None, None
+    if not done.file.stays:
+        try:
+            place = move.move(path, folder, names.storable(path.name), done.ledger_id, done.file.identity)
+        except FileGone:
+            pass  # somebody else has moved it, or put another one into its place
+        except RetryLater as error:
+            wait = Wait.of(error)
+    if done.report is not None and wait is None:
+        name = place.name if place is not None else path.name
+        try:
+            done.report.publish(name)
+        except OSError as error:
+            logger.warning("{}: its report stays under a hidden name until the next start: {}", printable(name), error)
+    return FileResult(done.file.dropped, flow, done.status, done.ledger_id, done.entry, wait, place)
+
+
+def _log(result: FileResult, milliseconds: float) -> None:
+    """One line for a file that has a line in the ledger."""
+    entry = result.entry
+    name = printable(result.dropped.relative)
+    what = f"{result.flow or '(no flow)'} #{result.ledger_id} {name}"
+    bound = {"flow": result.flow, "file": name, "ledger_id": result.ledger_id}
+    if entry is None:
+        logger.bind(**bound).info("{}: was {} before, archived now", what, result.status)
+        return
+    counts = {count: getattr(entry, count) for count in _COUNTS}
+    told = "".join(f" {count}={value}" for count, value in counts.items() if value)
+    level = "WARNING" if entry.status in (FileStatus.REJECTED, FileStatus.PARTIAL) else "INFO"
+    error = f": {entry.error}" if entry.error else ""
+    line = logger.bind(**bound, **counts, milliseconds=round(milliseconds, 1))
+    line.log(level, "{}: {}{} {:.1f} ms{}", what, entry.status.value, told, milliseconds, error)
+    if entry.drift:
+        line.warning("{}: fields this flow does not know: {}", what, dict(entry.drift))

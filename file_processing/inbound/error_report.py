@@ -1,0 +1,211 @@
+"""What a rejected file leaves beside it: why, and the bad records ready to be mended."""
+
+import gzip
+import io
+import itertools
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from file_processing.inbound.formats.base import RecordForm, Rejection
+from file_processing.inbound.open_file import GZIP_SUFFIX, is_compressed
+from file_processing.inbound.record_errors import RejectedText
+from models.ledger import FileStatus, RecordError
+from services.files import durable
+from services.files.names import with_suffix
+from services.ledger.inbound import LedgerEntry
+
+_HIDDEN = re.compile(r"\.(\d+)\.[0-9a-f]+(\.(?:errors|rejected)\..+)\.tmp")
+"""Ledger id, and how the visible name will end."""
+
+_MEMORY_BYTES = 1 << 20
+"""Rejected records of a file that stay in memory; more go to a temporary file."""
+
+MEND_FILE = "nothing of it is loaded: mend the file, and drop it into {folder}"
+OR_RETRY = "; if it is the flow that is wrong, mend the flow and call: python main.py retry {id}"
+
+
+class RejectedRecords:
+    """The rejected records of one file, in the order they were found; memory is bounded, the file is not."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._spool: IO[bytes] | None = None
+
+    def add(self, records: Iterable[RejectedText]) -> None:
+        for record in records:
+            if self._spool is None:
+                self._spool = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115  # closed in close()
+            self.count += 1
+            self._spool.write(json.dumps([record.position, record.text, record.errors]).encode() + b"\n")
+
+    def __iter__(self) -> Iterator[RejectedText]:
+        if self._spool is None:
+            return
+        self._spool.seek(0)
+        for line in self._spool:
+            position, text, errors = json.loads(line)
+            yield RejectedText(position, text, tuple(errors))
+        self._spool.seek(0, os.SEEK_END)
+
+    def errors(self) -> Iterator[RecordError]:
+        for record in self:
+            yield from record.errors
+
+    def __del__(self) -> None:
+        self.close()  # the file waits, and is read anew
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingReport:
+    """The report files of one rejected file: on disk before the commit, in place after it.
+
+    A crash in between leaves them under hidden names that tell the ledger id, and the next start
+    puts them into place or removes them.
+
+    files: each with how its visible name ends.
+    """
+
+    folder: Path
+    file_id: int
+    files: tuple[tuple[Path, str], ...]
+
+    def publish(self, name: str) -> None:
+        """Give the reports the name under which the file itself is kept; twice does no harm. Raises OSError."""
+        for hidden, suffix in self.files:
+            with suppress(FileNotFoundError):
+                durable.rename(hidden, self.folder, with_suffix(name, suffix), self.file_id)
+
+    def discard(self) -> None:
+        for hidden, _ in self.files:
+            hidden.unlink(missing_ok=True)
+
+
+def pending(folder: Path) -> list[PendingReport]:
+    """The reports in a folder that are not in place."""
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except FileNotFoundError:
+        return []
+    found: dict[int, list[tuple[Path, str]]] = defaultdict(list)
+    for match in filter(None, map(_HIDDEN.fullmatch, sorted(names))):
+        found[int(match[1])].append((folder / match[0], match[2]))
+    return [PendingReport(folder, file_id, tuple(files)) for file_id, files in sorted(found.items())]
+
+
+def pending_of(folder: Path, file_id: int) -> PendingReport | None:
+    """The report of one file, where it is not in place."""
+    return next((report for report in pending(folder) if report.file_id == file_id), None)
+
+
+def write(
+    folder: Path, entry: LedgerEntry, records: RejectedRecords, form: RecordForm | None, rejection: Rejection | None
+) -> PendingReport:
+    """Write the report of a file, and its bad records where others loaded, under hidden names. Raises OSError.
+
+    form: how its records stand in it, as far as any were read.
+    """
+    durable.make_folder(folder)
+    suffix = _rejected_suffix(entry.name, form)
+    kinds = [".errors.json", *([suffix] if entry.status is FileStatus.PARTIAL and form is not None else [])]
+    report = PendingReport(folder, entry.id, tuple((_hidden(folder, entry.id, kind), kind) for kind in kinds))
+    try:
+        for path, kind in report.files:
+            with _new(path) as file:
+                if kind == suffix and form is not None:
+                    _write_records(file, form, records, compressed=is_compressed(entry.name))
+                else:
+                    _write_errors(file, entry, records, rejection, _what_next(entry, form, suffix))
+    except OSError:
+        report.discard()
+        raise
+    return report
+
+
+def _hidden(folder: Path, file_id: int, suffix: str) -> Path:
+    """A name that nobody can guess; the ledger id in it leads back to the file."""
+    return folder / f".{file_id}.{secrets.token_hex(8)}{suffix}.tmp"
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[IO[bytes]]:
+    with open(durable.create(path), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rejected_suffix(name: str, form: RecordForm | None) -> str:
+    """`.rejected.json`; the kind of file stays."""
+    kind = form.suffix if form else ".json"
+    return f".rejected{kind}{GZIP_SUFFIX if is_compressed(name) else ''}"
+
+
+def _write_errors(
+    file: IO[bytes], entry: LedgerEntry, records: RejectedRecords, rejection: Rejection | None, what_next: str
+) -> None:
+    head = {
+        "file": entry.name,
+        "flow": entry.flow,
+        "ledger_id": entry.id,
+        "sha256": entry.sha256.hex() if entry.sha256 else None,
+        "status": entry.status.value,
+        "records": entry.records,
+        "rejected": entry.rejected,
+        "what_next": what_next,
+    }
+    text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", write_through=True)
+    text.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2] + ',\n  "errors": [')
+    between = "\n    "
+    for error in itertools.chain([_whole_file(rejection)] if rejection else [], map(_as_json, records.errors())):
+        text.write(between + json.dumps(error, ensure_ascii=False))
+        between = ",\n    "
+    text.write("\n  ]\n}\n")
+    text.detach()
+
+
+def _what_next(entry: LedgerEntry, form: RecordForm | None, suffix: str) -> str:
+    folder = f"input/{entry.flow}/" if entry.flow else "the folder of its flow below input/"
+    mend = form.advice if entry.status is FileStatus.PARTIAL and form is not None else MEND_FILE
+    return (mend + OR_RETRY).format(suffix=suffix, folder=folder, id=entry.id)
+
+
+def _whole_file(rejection: Rejection) -> dict[str, Any]:
+    """What is wrong with a file that is rejected as a whole."""
+    where = {"pointer": rejection.pointer, "line": rejection.line, "column": rejection.column}
+    return {key: value for key, value in where.items() if value is not None} | {
+        "reason": rejection.reason,
+        **({"hint": rejection.hint} if rejection.hint else {}),
+    }
+
+
+def _as_json(error: RecordError) -> dict[str, Any]:
+    """An error with its value as JSON rather than as text that holds JSON; one that was cut is text."""
+    listed: dict[str, Any] = {**error}
+    value = error.get("value")
+    if value is not None and not value.endswith("…"):
+        listed["value"] = json.loads(value)
+    return listed
+
+
+def _write_records(file: IO[bytes], form: RecordForm, records: RejectedRecords, *, compressed: bool) -> None:
+    """The rejected records word for word, in the form of their file."""
+    texts = (record.text for record in records)
+    if compressed:
+        with gzip.open(file, "wb") as packed:
+            form.write(packed, texts)  # type: ignore[arg-type]  # GzipFile is an IO[bytes] in all but name
+    else:
+        form.write(file, texts)

@@ -1,0 +1,1 @@
+"""What a file may look like: each format stands behind the seam in base.py."""

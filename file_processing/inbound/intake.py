@@ -1,0 +1,160 @@
+"""Intake: dropped files in groups, each opened and hashed before a record of it is read."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from file_processing.inbound import open_file
+from file_processing.inbound.formats.base import Rejection
+from file_processing.inbound.open_file import OpenFile
+from file_processing.inbound.routing import DroppedFile, RoutedFile
+from models.errors import FileGone, RejectFile, RetryLater, TidegateError
+from services.files.move import Identity
+from services.text import printable
+
+GROUP_FILES = 512
+GROUP_BYTES = 4 << 20
+"""Small files share a transaction up to these limits."""
+
+SMALL_BYTES = 1 << 20
+SMALL_COMPRESSED_BYTES = 16 << 10
+"""A file up to this size is read at once; a larger one streams, in a transaction of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class InboundFile:
+    """A dropped file, before its content is read.
+
+    sha256: of its bytes as they lie there; none of what cannot be opened, such as a pipe.
+    source: its content, where it is to be read.
+    stays: it is left where it lies when all is done.
+    rejection: why it is rejected, whatever it holds.
+    """
+
+    dropped: DroppedFile
+    identity: Identity
+    stays: bool
+    sha256: bytes | None = None
+    source: OpenFile | None = None
+    rejection: Rejection | None = None
+
+    @property
+    def name(self) -> str:
+        """As the sender called it, printable."""
+        return printable(self.dropped.path.name)
+
+    @property
+    def place(self) -> str:
+        """Where it lies, printable."""
+        return printable(str(self.dropped.path))
+
+    @property
+    def is_long(self) -> bool:
+        return is_long(self.dropped.path.name, self.identity.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a file is left where it is for now."""
+
+    reason: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: TidegateError) -> "Wait":
+        return cls(error.reason, error.hint)
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.hint})" if self.hint else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class LeftFile:
+    """A file with which nothing is done now; without `wait` it is gone, or no longer the one that was seen."""
+
+    dropped: DroppedFile
+    wait: Wait | None = None
+
+    @classmethod
+    def because(cls, dropped: DroppedFile, error: FileGone | RetryLater) -> "LeftFile":
+        return cls(dropped, None if isinstance(error, FileGone) else Wait.of(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A group of files, opened as long as this is in use; and those of it that are left."""
+
+    files: tuple[InboundFile, ...]
+    left: tuple[LeftFile, ...]
+
+
+@contextmanager
+def taken_in(group: Sequence[RoutedFile], *, root: Path | None, max_bytes: int) -> Iterator[Intake]:
+    """Open and hash the files of a group.
+
+    root: the resolved input folder; `None` for files anywhere, which stay where they are.
+    """
+    files: list[InboundFile] = []
+    left: list[LeftFile] = []
+    with ExitStack() as open_files:
+        for routed in group:
+            try:
+                files.append(_take_in(routed, open_files, alone=len(group) == 1, root=root, max_bytes=max_bytes))
+            except (FileGone, RetryLater) as error:
+                left.append(LeftFile.because(routed.dropped, error))
+        yield Intake(tuple(files), tuple(left))
+
+
+def _take_in(
+    routed: RoutedFile, open_files: ExitStack, *, alone: bool, root: Path | None, max_bytes: int
+) -> InboundFile:
+    """Raises FileGone or RetryLater."""
+    dropped, rejection = routed.dropped, routed.rejection
+    with ExitStack() as this_file:
+        try:
+            source = this_file.enter_context(open_file.opened(dropped.path, root=root, max_bytes=max_bytes))
+        except RejectFile as error:
+            return _unread(dropped, Rejection.of(error), stays=root is None)
+        known = (dropped, source.identity, root is None, source.sha256())
+        if rejection is not None:
+            return InboundFile(*known, rejection=rejection)
+        made = InboundFile(*known, source)
+        if made.is_long:
+            if not alone:
+                raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
+            open_files.enter_context(this_file.pop_all())
+        return made
+
+
+def _unread(dropped: DroppedFile, rejection: Rejection, *, stays: bool) -> InboundFile:
+    """What cannot even be opened: a link, a pipe, a file too large."""
+    try:
+        return InboundFile(dropped, Identity.of(os.lstat(dropped.path)), stays, rejection=rejection)
+    except OSError as error:
+        raise FileGone("the file is no longer there") from error
+
+
+def is_long(name: str, size: int) -> bool:
+    """Whether a file is too large to be read at once."""
+    return size > (SMALL_COMPRESSED_BYTES if open_file.is_compressed(name) else SMALL_BYTES)
+
+
+def groups(files: Sequence[RoutedFile]) -> Iterator[list[RoutedFile]]:
+    """Small files together, a large one alone, all in their order."""
+    group: list[RoutedFile] = []
+    total = 0
+    for routed in files:
+        size = routed.dropped.size
+        alone = is_long(routed.dropped.path.name, size)
+        if group and (alone or len(group) == GROUP_FILES or total + size > GROUP_BYTES):
+            yield group
+            group, total = [], 0
+        group.append(routed)
+        total += size
+        if alone:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group

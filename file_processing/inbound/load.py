@@ -1,0 +1,314 @@
+"""Loading: a group of files of one flow into its table and the ledger, in one transaction."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import repeat
+from pathlib import Path
+
+from loguru import logger
+from psycopg import Connection
+
+from file_processing.inbound import deduplicate, error_report, tally as tallying
+from file_processing.inbound.deduplicate import LoadDecision
+from file_processing.inbound.error_report import PendingReport
+from file_processing.inbound.formats.base import Rejection
+from file_processing.inbound.intake import InboundFile, LeftFile, Wait
+from file_processing.inbound.read import ReadResult
+from file_processing.inbound.record_errors import RejectedText, rejected_by_database
+from file_processing.inbound.tally import Tally
+from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, StagedRow, Upsert, UpsertCounts
+from file_processing.inbound.validate import CheckedBatch
+from models.errors import FileGone, RejectFile, RetryLater
+from models.flow import Flow, PartlyBad
+from models.ledger import FileStatus
+from services.files import names
+from services.files.move import Identity
+from services.ledger import inbound as ledger, interchanges, locks, outbound
+from services.ledger.inbound import LedgerEntry
+from services.ledger.outbound import SealedFile
+
+ROWS_AT_ONCE = 50_000
+"""Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedFile:
+    """A file of which the ledger has a line.
+
+    entry: the line, where it is new; none of a file that was committed before, and only has to be archived.
+    report: what is to be put beside it, where it is rejected, wholly or in part.
+    """
+
+    file: InboundFile
+    ledger_id: int
+    status: FileStatus
+    entry: LedgerEntry | None
+    report: PendingReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What became of a group of files."""
+
+    committed: tuple[CommittedFile, ...]
+    left: tuple[LeftFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Nothing of a file loads, which turned out while it was loaded; its batches may not come again."""
+
+    tally: Tally
+    rejection: Rejection | None
+
+
+class _StartOver(Exception):
+    """The transaction is to be tried again, without these files, or without loading these."""
+
+    def __init__(
+        self, *, left: Mapping[int, LeftFile] | None = None, verdicts: Mapping[int, _Verdict] | None = None
+    ) -> None:
+        super().__init__()
+        self.left = left or {}
+        self.verdicts = verdicts or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Loads files of one flow; without flow and upsert, files that no flow takes, which are rejected.
+
+    reports: the folder for the reports of rejected files.
+    progress: told the bytes of content as they are taken.
+    """
+
+    flow: Flow | None
+    upsert: Upsert | None
+    reports: Path
+    node: str
+    progress: Callable[[int], None] = lambda _bytes: None
+
+    @property
+    def flow_name(self) -> str | None:
+        return self.flow.name if self.flow else None
+
+    @property
+    def all_or_nothing(self) -> bool:
+        return self.flow is not None and self.flow.partly_bad is PartlyBad.ALL_OR_NOTHING
+
+    def load(self, connection: Connection, reads: Sequence[ReadResult]) -> Loaded:
+        """Load a group of files and write their ledger lines, in one transaction.
+
+        A file is left that is no longer there, or no longer the same, that cannot be read to its end, or
+        whose report cannot be written; then the others load without it.
+
+        Raises FlowBusy, RetryLater or psycopg.Error when the database cannot; then nothing of the group is loaded.
+        """
+        ids: list[int] = []
+        left: dict[int, LeftFile] = {}
+        verdicts: dict[int, _Verdict] = {}
+        while True:
+            try:
+                with connection.transaction():
+                    locks.lock_flow(connection, self.flow_name)
+                    # Kept when it starts over: a rejection may name one of them.
+                    ids = ids or ledger.next_ids(connection, len(reads))
+                    wanted = [
+                        (_judged(read, verdicts.get(number)), number)
+                        for read, number in zip(reads, ids, strict=True)
+                        if number not in left
+                    ]
+                    decisions = self._decide(connection, wanted)
+                    tallies = {
+                        number: verdicts[number].tally if number in verdicts else Tally() for _, number in wanted
+                    }
+                    counts = self._upsert(connection, [made for made in decisions if made.loads], tallies)
+                    committed = self._write_down(connection, decisions, tallies, counts)
+                return Loaded(tuple(committed), tuple(left.values()))
+            except _StartOver as found:
+                left |= found.left
+                verdicts |= found.verdicts
+
+    def _decide(self, connection: Connection, wanted: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
+        contents = {read.file.sha256 for read, _ in wanted if read.file.sha256 is not None}
+        without = [read.file.place for read, _ in wanted if read.file.sha256 is None]
+        known = ledger.known(connection, self.flow_name, contents, without)
+        # Asked after the ledger: a file that another process archived before is gone by now.
+        looks = {number: _not_in_place(read.file) for read, number in wanted if not read.file.stays}
+        if left := {number: file for number, file in looks.items() if file is not None}:
+            raise _StartOver(left=left)
+        return deduplicate.decide(wanted, known)
+
+    def _upsert(
+        self, connection: Connection, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
+    ) -> UpsertCounts:
+        """Raises _StartOver when files turn out to be rejected after some of their rows were upserted."""
+        counts = NO_ROWS
+        for portion in self._portions(decisions, tallies):
+            if self.upsert is None:
+                continue
+            rows = [
+                row for file_id, checked in portion if not tallies[file_id].is_test for row in _rows(file_id, checked)
+            ]
+            new, bad = self.upsert.upsert(connection, rows)
+            counts += new
+            for file_id, records in _found_again(portion, bad):
+                tallies[file_id].rejected.add(records)
+        verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
+        if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
+            raise _StartOver(verdicts=found)
+        return counts
+
+    def _verdict(self, connection: Connection, made: LoadDecision, tally: Tally) -> _Verdict | None:
+        """Why nothing of a file may load after all."""
+        if self.all_or_nothing and tally.rejected.count:
+            return _Verdict(tally, None)
+        if tally.exchange is None or tally.is_test:
+            return None  # a test takes no reference: the real one may have the same
+        if tally.all_bad():
+            return None  # nothing of it loads: it may come again, mended, under the same reference
+        earlier = interchanges.claim(connection, tally.exchange.reference, made.file_id, made.supersedes)
+        return None if earlier is None else _Verdict(tally, Rejection.of(tally.exchange.repeated(earlier)))
+
+    def _portions(
+        self, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
+    ) -> Iterator[list[tuple[int, CheckedBatch]]]:
+        """What the files hold, as much at a time as one upsert takes."""
+        portion: list[tuple[int, CheckedBatch]] = []
+        rows = 0
+        for made in decisions:
+            tally = tallies[made.file_id]
+            for checked in _taken(made, tally):
+                self.progress(checked.batch.size)
+                if self.all_or_nothing and tally.rejected.count:
+                    continue  # it is only read to its end, so that every reason is told
+                portion.append((made.file_id, checked))
+                rows += max(len(checked.rows), checked.records)  # rejected ones take memory too
+                if rows >= ROWS_AT_ONCE:
+                    yield portion
+                    portion, rows = [], 0
+        if portion:
+            yield portion
+
+    def _write_down(
+        self,
+        connection: Connection,
+        decisions: Sequence[LoadDecision],
+        tallies: Mapping[int, Tally],
+        counts: UpsertCounts,
+    ) -> list[CommittedFile]:
+        committed = [self._committed(made, tallies[made.file_id], counts) for made in decisions]
+        committed = self._with_reports(committed, decisions, tallies)
+        ledger.write(connection, [done.entry for done in committed if done.entry])
+        bad = [done for done in committed if done.entry and done.entry.rejected]
+        if bad:
+            errors = ((done.ledger_id, error) for done in bad for error in tallies[done.ledger_id].rejected.errors())
+            ledger.write_rejected(connection, errors)
+        for made, done in zip(decisions, committed, strict=True):
+            if self.flow is not None and done.entry and done.status is not FileStatus.DUPLICATE:
+                self._answer(connection, self.flow.name, made, tallies[made.file_id])
+        return committed
+
+    def _committed(self, made: LoadDecision, tally: Tally, counts: UpsertCounts) -> CommittedFile:
+        if made.resumes is not None:
+            report = error_report.pending_of(self.reports, made.resumes.id)
+            return CommittedFile(made.read.file, made.resumes.id, made.resumes.status, None, report)
+        entry = tallying.entry(made, tally, counts, flow=self.flow, node=self.node)
+        return CommittedFile(made.read.file, entry.id, entry.status, entry)
+
+    def _with_reports(
+        self, committed: Sequence[CommittedFile], decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
+    ) -> list[CommittedFile]:
+        """The files, those that are rejected with their reports, which are on disk then."""
+        reported: list[CommittedFile] = []
+        left: dict[int, LeftFile] = {}
+        for done, made in zip(committed, decisions, strict=True):
+            report, tally = done.report, tallies[made.file_id]
+            if done.entry is not None and done.status in (FileStatus.PARTIAL, FileStatus.REJECTED):
+                try:
+                    report = error_report.write(
+                        self.reports, done.entry, tally.rejected, tally.form, made.read.rejection
+                    )
+                except OSError as error:
+                    wait = Wait(
+                        f"its report cannot be written: {error}", "make room in REJECTED_DIR; it is tried again"
+                    )
+                    left[made.file_id] = LeftFile(done.file.dropped, wait)
+            reported.append(replace(done, report=report))
+        if left:
+            for done in reported:
+                if done.entry is not None and done.report is not None:
+                    done.report.discard()
+            raise _StartOver(left=left)
+        return reported
+
+    def _answer(self, connection: Connection, flow: str, made: LoadDecision, tally: Tally) -> None:
+        """Seal the answer to a file whose sender wants one; where the fault is ours, the sender is told nothing."""
+        rejection = made.read.rejection
+        exchange = (rejection.exchange if rejection else None) or tally.exchange
+        if exchange is None:
+            return
+        name = made.read.file.name
+        for notice in exchange.notices():
+            logger.bind(flow=flow, file=name).warning("{}: {}: {}", flow, name, notice)
+        if rejection is not None and rejection.exchange is None:
+            return
+        rejected = {record.position for record in tally.rejected} if made.read.loads else None
+        answer = exchange.answer(rejected, datetime.now(UTC))
+        if answer is None:
+            return
+        (number,) = outbound.next_ids(connection, 1)
+        name = f"{answer.document}/{names.portable(answer.partner)}/{number}{answer.suffix}"
+        file = SealedFile(number, answer.document, name, answer.render(number), answer.records)
+        outbound.seal_answer(connection, flow, self.node, file)
+
+
+def _judged(read: ReadResult, verdict: _Verdict | None) -> ReadResult:
+    return read if verdict is None else read.not_loading(verdict.rejection)
+
+
+def _taken(made: LoadDecision, tally: Tally) -> Iterator[CheckedBatch]:
+    """The batches of a file, counted. Raises _StartOver."""
+    try:
+        for checked in made.read.batches:
+            tally.take(checked)
+            yield checked
+    except RejectFile as error:
+        raise _StartOver(verdicts={made.file_id: _Verdict(tally, Rejection.of(error))}) from None
+    except (FileGone, RetryLater) as error:
+        raise _StartOver(left={made.file_id: LeftFile.because(made.read.file.dropped, error)}) from None
+
+
+def _rows(file_id: int, checked: CheckedBatch) -> Iterator[StagedRow]:
+    children = checked.children or repeat(None)
+    for row, position, own in zip(checked.rows, checked.positions, children, strict=False):
+        yield StagedRow(row, file_id, position, own)
+
+
+def _not_in_place(file: InboundFile) -> LeftFile | None:
+    try:
+        if Identity.of(os.lstat(file.dropped.path)) == file.identity:
+            return None
+    except OSError:
+        return LeftFile(file.dropped)
+    return LeftFile(file.dropped, Wait("it changed after it was read", "it is read again when it is at rest"))
+
+
+def _found_again(
+    portion: Sequence[tuple[int, CheckedBatch]], bad: Sequence[RejectedByDatabase]
+) -> Iterator[tuple[int, list[RejectedText]]]:
+    """The records that the database rejected, with their text."""
+    reasons: dict[int, dict[int, str]] = defaultdict(dict)
+    for record in bad:
+        reasons[record.file_id][record.position] = record.reason
+    for file_id, checked in portion if bad else ():
+        first = checked.batch.first
+        here = {
+            position - first: reason
+            for position, reason in reasons[file_id].items()
+            if first <= position < first + checked.records
+        }
+        if here:
+            yield file_id, rejected_by_database(checked.batch, here)

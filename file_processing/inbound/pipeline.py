@@ -1,0 +1,189 @@
+"""The way in, from top to bottom: routed → taken in → read → decided → loaded → archived.
+
+Each step takes a group of files and gives a value for each: RoutedFile, InboundFile, ReadResult, LoadDecision,
+CommittedFile, FileResult. This is the one place that decides what an error means.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy
+from loguru import logger
+from psycopg import Connection
+
+from file_processing.inbound import archive, intake, read, recovery
+from file_processing.inbound.archive import FileResult
+from file_processing.inbound.formats.base import Rejection
+from file_processing.inbound.intake import LeftFile, Wait
+from file_processing.inbound.load import Loaded, Loader
+from file_processing.inbound.read import ReadResult
+from file_processing.inbound.routing import RoutedFile, Router
+from file_processing.inbound.upsert import Upsert
+from file_processing.inbound.validate import Validator
+from flows import Flows
+from models.errors import RejectFile, RetryLater, StopDaemon, TidegateError
+from models.flow import Flow
+from services.db import sqlstate
+from services.files.folders import Folders
+from services.ledger import inbound as ledger
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """What handling the files of one flow takes; without flow, files that none takes."""
+
+    flow: str | None
+    validator: Validator | None
+    loader: Loader
+    unmarked: list[tuple[int, str | None]]
+    """Ledger id and new place of the files that the ledger does not know as filed yet."""
+
+
+class Pipeline:
+    """Handles files of one input folder.
+
+    root: the resolved input folder; `None` for files anywhere, which stay where they are (`ingest`).
+    progress: told the bytes of content as they are loaded.
+    stopping: ends the loading of a long file between two batches; it stays where it is.
+    """
+
+    def __init__(
+        self,
+        engine: sqlalchemy.Engine,
+        flows: Flows,
+        folders: Folders,
+        *,
+        node: str,
+        root: Path | None,
+        max_bytes: int,
+        progress: Callable[[int], None] = lambda _bytes: None,
+        stopping: threading.Event | None = None,
+    ) -> None:
+        self._engine = engine
+        self._folders = folders
+        self._stopping = stopping or threading.Event()
+        self.router = Router(flows, root, max_bytes)
+        self._steps = {
+            flow.name if flow else None: self._of_flow(flow, node, progress) for flow in (*flows.values(), None)
+        }
+
+    def _of_flow(self, flow: Flow | None, node: str, progress: Callable[[int], None]) -> _Steps:
+        name = flow.name if flow else None
+        loader = Loader(flow, Upsert(flow) if flow else None, self._folders.rejected_of(name), node, progress)
+        return _Steps(name, Validator(flow) if flow else None, loader, [])
+
+    @property
+    def flows(self) -> list[str | None]:
+        """The name of every flow, and `None` for the files of none."""
+        return list(self._steps)
+
+    def recover(self, flow: str | None) -> None:
+        """Finish what a crash or a fault left half-done. Raises RetryLater or StopDaemon."""
+        try:
+            with self._connection() as connection:
+                recovery.recover(connection, flow, self._folders)
+        except (RetryLater, StopDaemon):
+            raise
+        except Exception as error:  # noqa: BLE001  # files are loaded all the same
+            logger.opt(exception=error).error("flow {}: what a crash left cannot be put in order", flow)
+
+    def handle(self, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
+        """Handle files of one flow, in their order.
+
+        Yields a result for each. Raises RetryLater or StopDaemon when the database is the
+        reason: then the files not yet told of are where they were, and nothing of them loaded.
+        """
+        steps = self._steps[flow]
+        for group in intake.groups(files):
+            self._go_on()
+            yield from self._handle_group(steps, group)
+
+    def _handle_group(self, steps: _Steps, group: Sequence[RoutedFile]) -> Iterator[FileResult]:
+        started = time.perf_counter()
+        root, max_bytes = self.router.root, self.router.max_bytes
+        with (
+            intake.taken_in(group, root=root, max_bytes=max_bytes) as taken,
+            read.reading(taken.files, steps.validator, max_bytes=max_bytes, go_on=self._go_on) as reads,
+        ):
+            yield from (FileResult.of_left(left, steps.flow) for left in taken.left)
+            for loaded in self._load(steps.loader, reads):
+                results = archive.archive(loaded.committed, self._folders, steps.flow, started=started)
+                self._mark_filed(steps, results)
+                yield from results
+                yield from (FileResult.of_left(left, steps.flow) for left in loaded.left)
+
+    def _load(self, loader: Loader, reads: Sequence[ReadResult]) -> Iterator[Loaded]:
+        """Load a group; where that fails for no known reason, split it until the file at fault stands alone.
+
+        Raises RetryLater or StopDaemon for what is not the files' fault.
+        """
+        groups = deque([reads] if reads else [])
+        while groups:
+            group = groups.popleft()
+            try:
+                yield self._load_once(loader, group)
+            except (RetryLater, StopDaemon):
+                raise
+            except Exception as error:  # noqa: BLE001  # a mistake, ours or the flow's: find the file at fault
+                if len(group) > 1:
+                    logger.debug("a group of {} files fails ({}): splitting it", len(group), error)
+                    middle = len(group) // 2
+                    groups.extendleft([group[middle:], group[:middle]])
+                else:
+                    yield self._reject(loader, group[0], error)
+
+    def _load_once(self, loader: Loader, reads: Sequence[ReadResult]) -> Loaded:
+        with self._connection() as connection:
+            return loader.load(connection, reads)
+
+    def _reject(self, loader: Loader, read_result: ReadResult, error: Exception) -> Loaded:
+        """Write down that a file is rejected whose rows do not commit."""
+        file = read_result.file
+        rejection = Rejection.of(error) if isinstance(error, RejectFile) else read.unexpected(file, error)
+        try:
+            return self._load_once(loader, [read_result.not_loading(rejection)])
+        except (RetryLater, StopDaemon):
+            raise
+        except Exception as again:  # noqa: BLE001  # then it waits, and the others do not
+            wait = Wait(f"it can be neither loaded nor rejected: {again}")
+            return Loaded((), (LeftFile(file.dropped, wait),))
+
+    def _mark_filed(self, steps: _Steps, results: Sequence[FileResult]) -> None:
+        """Tell the ledger; what it cannot take now is told with the next group, or after the next start."""
+        if self.router.root is not None:
+            for result in results:
+                if result.wait is None and result.ledger_id is not None:
+                    steps.unmarked.append((result.ledger_id, str(result.place) if result.place else None))
+        if not steps.unmarked:
+            return
+        try:
+            with self._connection() as connection, connection.transaction():
+                ledger.mark_filed(connection, steps.unmarked)
+            steps.unmarked.clear()
+        except TidegateError as error:
+            logger.debug("{} files are not marked as filed yet: {}", len(steps.unmarked), error)
+
+    def _go_on(self) -> None:
+        """Raises RetryLater."""
+        if self._stopping.is_set():
+            raise RetryLater("the daemon is stopping")
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """A psycopg connection out of the pool: COPY is not to be had through SQLAlchemy.
+
+        The database's errors come out as ours.
+        """
+        with sqlstate.translated(), self._engine.connect() as pooled:
+            connection = pooled.connection.driver_connection
+            assert isinstance(connection, Connection)
+            try:
+                yield connection
+            finally:
+                if connection.closed:
+                    pooled.invalidate()

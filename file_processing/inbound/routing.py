@@ -1,0 +1,111 @@
+"""Which flow a file belongs to: by its folder, else by what its first bytes or its name say."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from file_processing.inbound import open_file
+from file_processing.inbound.formats import detect
+from file_processing.inbound.formats.base import Rejection
+from flows import Flows
+from models.errors import RejectFile
+from models.flow import Flow
+from services.text import printable
+
+PEEK_BYTES = 64 * 1024
+"""What tells the flow has to stand within this much of the content's start."""
+
+
+class DroppedFile(Protocol):
+    """A path that was found complete. relative: below the input folder. size: in bytes, when it was found."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def relative(self) -> str: ...
+    @property
+    def seen_at(self) -> datetime: ...
+    @property
+    def size(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedFile:
+    """A dropped file and its flow's name; without one it is rejected, and `rejection` says why."""
+
+    dropped: DroppedFile
+    flow: str | None
+    rejection: Rejection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Routes the files of one input folder.
+
+    root: the resolved input folder; `None` for files anywhere, which no folder routes.
+    """
+
+    flows: Flows
+    root: Path | None
+    max_bytes: int
+
+    def route(self, dropped: DroppedFile) -> RoutedFile:
+        """By folder, else by content. Raises FileGone or RetryLater."""
+        try:
+            flow = by_folder(PurePath(dropped.relative), self.flows)
+        except RejectFile as error:
+            return RoutedFile(dropped, None, Rejection.of(error))
+        return RoutedFile(dropped, flow.name) if flow else self.route_by_content(dropped)
+
+    def route_by_content(self, dropped: DroppedFile) -> RoutedFile:
+        """By name and content alone. Raises FileGone or RetryLater."""
+        try:
+            with open_file.opened(dropped.path, root=self.root, max_bytes=self.max_bytes) as source:
+                head = open_file.content(source, max_bytes=self.max_bytes).read(PEEK_BYTES)
+            return RoutedFile(dropped, by_content(dropped.path.name, head, self.flows).name)
+        except RejectFile as error:
+            return RoutedFile(dropped, None, Rejection.of(error))
+        except OSError as error:
+            raise open_file.unreadable(error) from error
+
+
+def by_folder(relative: PurePath, flows: Flows) -> Flow | None:
+    """The flow whose folder a path below the input root lies in; `None` right in the root.
+
+    Raises RejectFile when the folder is no flow's.
+    """
+    if len(relative.parts) == 1:
+        return None
+    folder = relative.parts[0]
+    flow = flows.get(folder)
+    if flow is None:
+        raise RejectFile(f"the folder {printable(folder)!r} belongs to no flow", hint=_folders(flows))
+    return flow
+
+
+def by_content(name: str, head: bytes, flows: Flows) -> Flow:
+    """The one flow that knows the file by its first bytes or by its name.
+
+    head: the first PEEK_BYTES of the (decompressed) content.
+    Raises RejectFile when there is none, or more than one.
+    """
+    lower = name.lower()
+    known, signs = detect.signs(head)
+    could_be = [
+        flow
+        for flow in flows.values()
+        if not signs.isdisjoint(known.signs_of(flow)) or any(lower.startswith(prefix) for prefix in flow.file_prefixes)
+    ]
+    match could_be:
+        case [flow]:
+            return flow
+        case []:
+            raise RejectFile(f"neither its name nor its {known.describe(signs)} tells the flow", hint=_folders(flows))
+        case _:
+            names = " or ".join(flow.name for flow in could_be)
+            raise RejectFile(f"it could belong to {names}", hint="drop it into the folder of its flow")
+
+
+def _folders(flows: Flows) -> str:
+    return "drop it into the folder of its flow: " + ", ".join(f"{name}/" for name in flows)

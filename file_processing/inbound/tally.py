@@ -1,0 +1,96 @@
+"""What the batches of one file add up to, and the line in the ledger that this makes."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from file_processing.inbound.deduplicate import LoadDecision
+from file_processing.inbound.error_report import RejectedRecords
+from file_processing.inbound.formats.base import Exchange, RecordForm, Rejection
+from file_processing.inbound.upsert import UpsertCounts
+from file_processing.inbound.validate import CheckedBatch
+from models.flow import Flow, PartlyBad
+from models.ledger import FileStatus
+from services.ledger.inbound import LedgerEntry
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the batches of one file add up to, as far as they are taken."""
+
+    records: int = 0
+    rejected: RejectedRecords = field(default_factory=RejectedRecords)
+    drift: Counter[str] = field(default_factory=Counter)
+    form: RecordForm | None = None
+    exchange: Exchange | None = None
+
+    def take(self, checked: CheckedBatch) -> None:
+        self.records += checked.records
+        self.rejected.add(checked.rejected)
+        self.drift.update(checked.drift)
+        self.form = checked.batch.form
+        self.exchange = checked.batch.exchange
+
+    @property
+    def is_test(self) -> bool:
+        return self.exchange is not None and self.exchange.is_test
+
+    def all_bad(self) -> bool:
+        """Whether no record of it is good; an empty list is."""
+        return bool(self.rejected.count) and self.rejected.count == self.records
+
+
+def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow | None, node: str) -> LedgerEntry:
+    """The ledger's line of a file."""
+    file, file_id = made.read.file, made.file_id
+    status = _status(made, tally)
+    told = None if status is FileStatus.DUPLICATE else _error(made.read.rejection, tally, flow)
+    return LedgerEntry(
+        id=file_id,
+        flow=flow.name if flow else None,
+        name=file.name,
+        path=file.place,
+        sha256=file.sha256,
+        bytes=file.identity.bytes,
+        status=status,
+        seen_at=file.dropped.seen_at,
+        node=node,
+        records=_records(made, tally),
+        inserted=counts.inserted[file_id],
+        updated=counts.updated[file_id],
+        unchanged=counts.unchanged[file_id],
+        stale=counts.stale[file_id],
+        rejected=tally.rejected.count,
+        error=told,
+        drift=tally.drift or None,
+        duplicate_of=made.duplicate_of,
+        supersedes=made.supersedes,
+        filed_at=datetime.now(UTC) if file.stays else None,
+    )
+
+
+def _status(made: LoadDecision, tally: Tally) -> FileStatus:
+    if made.duplicate_of is not None:
+        return FileStatus.DUPLICATE
+    if not made.read.loads or tally.all_bad():
+        return FileStatus.REJECTED
+    return FileStatus.PARTIAL if tally.rejected.count else FileStatus.LOADED
+
+
+def _records(made: LoadDecision, tally: Tally) -> int:
+    """How many there are; a duplicate that was read at once has them counted too."""
+    if made.duplicate_of is not None and isinstance(made.read.batches, tuple):
+        return sum(checked.records for checked in made.read.batches)
+    return tally.records
+
+
+def _error(rejection: Rejection | None, tally: Tally, flow: Flow | None) -> str | None:
+    if rejection is not None:
+        where = f" at line {rejection.line}" if rejection.line else ""
+        return f"{rejection.reason}{where}"
+    first = next(tally.rejected.errors(), None)
+    if first is None:
+        return None
+    more = f" (and {tally.rejected.count - 1} more records)" if tally.rejected.count > 1 else ""
+    nothing = "nothing loaded: " if flow is not None and flow.partly_bad is PartlyBad.ALL_OR_NOTHING else ""
+    return f"{nothing}record {first['record']} {first['pointer']}: {first['reason']}{more}"

@@ -1,0 +1,296 @@
+"""Rows into a flow's table: staged, then one upsert.
+
+Among the staged rows and against the table the newest record of a key wins; one that
+says nothing new is not written at all.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from types import MappingProxyType
+from typing import NamedTuple
+
+from psycopg import Connection, Cursor, sql
+
+from file_processing.inbound.stage import Stage
+from file_processing.inbound.validate import ChildRows, RowValues
+from models.errors import RejectFile
+from models.flow import CHILDREN_DIGEST, Flow
+from services.db import sqlstate
+from services.db.identifiers import equal, name, names
+from services.db.triggers import LOADING
+
+
+class StagedRow(NamedTuple):
+    """One row on its way into the table: its values, and the file and record it comes from.
+
+    children: its rows for each table of children; `None` leaves what is there.
+    """
+
+    values: RowValues
+    file_id: int
+    position: int
+    children: ChildRows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertCounts:
+    """Rows per file id, by what became of them.
+
+    unchanged: the table already said just this. stale: it says something newer.
+    """
+
+    inserted: Counter[int]
+    updated: Counter[int]
+    unchanged: Counter[int]
+    stale: Counter[int]
+
+    def __add__(self, other: "UpsertCounts") -> "UpsertCounts":
+        return UpsertCounts(
+            self.inserted + other.inserted,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.stale + other.stale,
+        )
+
+
+NO_ROWS = UpsertCounts(Counter(), Counter(), Counter(), Counter())
+
+
+class RejectedByDatabase(NamedTuple):
+    """A record whose rows the database would not take."""
+
+    file_id: int
+    position: int
+    reason: str
+
+
+# One upsert cannot touch a key twice, so `newest` keeps one record per key. Its order
+# also makes every loader lock rows in the same order, which prevents deadlocks.
+_UPSERT = """
+with newest as (
+    select distinct on ({key}) {columns}, source_file_id, record_position
+    from {stage}
+    order by {key}, {newest_first}
+),
+written as (
+    insert into {table} as t ({columns}, source_file_id, record_position)
+    select {columns}, source_file_id, record_position from newest
+    on conflict ({key}) {on_conflict}
+    returning t.source_file_id, t.xmax = 0 as inserted  -- xmax is set by the update alone
+)
+select source_file_id, count(*) filter (where inserted), count(*) filter (where not inserted)
+from written
+group by source_file_id
+"""
+
+_UPDATE = """do update set
+    {assignments},
+    replaced_file_id = t.source_file_id, replaced_position = t.record_position,
+    source_file_id = excluded.source_file_id, record_position = excluded.record_position,
+    changed_at = now(), is_synced = false, outbound_error = null
+where ({old}) is distinct from ({new}){and_not_newer}"""
+
+_UNCHANGED = """
+select s.source_file_id, count(*)
+from {stage} s join {table} t using ({key})
+where (t.source_file_id, t.record_position) is distinct from (s.source_file_id, s.record_position)
+  and ({old}) is not distinct from ({staged})
+group by s.source_file_id
+"""
+
+
+# A parent is written when its row now comes from the record that brought these children.
+_DELETE_CHILDREN = """
+delete from {child} c using {table} t, {stage} s
+where {same_child_key} and {same_key} and s.children_digest is not null
+  and (t.source_file_id, t.record_position) = (s.source_file_id, s.record_position)
+"""
+
+_INSERT_CHILDREN = """
+insert into {child} ({child_columns})
+select {staged_child_columns} from {child_stage} c join {table} t on {same_child_key}
+where (t.source_file_id, t.record_position) = (c.source_file_id, c.record_position)
+"""
+
+
+class _Children:
+    """Children of rows that were just upserted: those of a written parent replace its old ones."""
+
+    def __init__(self, flow: Flow, number: int, parts: Mapping[str, sql.Composable]) -> None:
+        table = flow.sql_tables[1 + number]
+        columns = [*flow.key, *flow.child_columns(number)]
+        self.stage = Stage(flow, table, columns)
+        self._number = number
+        self._key = [flow.columns.index(column) for column in flow.key]
+        parts = {
+            **parts,
+            "child": sql.Identifier(table.name),
+            "child_stage": self.stage.name,
+            "child_columns": names(columns),
+            "staged_child_columns": names(columns, "c"),
+            "same_child_key": equal(flow.key, "c", "t"),
+            "same_key": equal(flow.key, "s", "t"),
+        }
+        self._delete = sql.SQL(_DELETE_CHILDREN).format(**parts)
+        self._insert = sql.SQL(_INSERT_CHILDREN).format(**parts)
+
+    def key(self, parent: StagedRow) -> RowValues:
+        return tuple(parent.values[index] for index in self._key)
+
+    def replace(self, cursor: Cursor, types: Sequence[int], rows: Sequence[StagedRow]) -> None:
+        self.stage.fill(cursor, types, self._rows(rows))
+        cursor.execute(self._delete)
+        cursor.execute(self._insert)
+        self.stage.empty(cursor)
+
+    def _rows(self, parents: Sequence[StagedRow]) -> Iterator[RowValues]:
+        for parent in parents:
+            key = self.key(parent)
+            for child in parent.children[self._number] if parent.children else ():
+                yield (*key, *child, parent.file_id, parent.position)
+
+
+class Upsert:
+    """Upserts rows of one flow. The statements are made once from its declaration."""
+
+    def __init__(self, flow: Flow) -> None:
+        table = flow.sql_table
+        self._stage = Stage(flow, table, flow.columns)
+        data = [column for column in flow.columns if column not in flow.key]
+        parts: dict[str, sql.Composable] = {
+            "stage": self._stage.name,
+            "table": sql.Identifier(table.name),
+            "key": names(flow.key),
+            "columns": names(flow.columns),
+            "newest_first": _order(flow),
+            "old": names(data, "t"),
+            "new": sql.SQL(", ").join(_new(column, "excluded") for column in data),
+            "staged": sql.SQL(", ").join(_new(column, "s", self._stage.narrow) for column in data),
+        }
+        if flow.append_only or not data:
+            on_conflict: sql.Composable = sql.SQL("do nothing")
+        else:
+            on_conflict = sql.SQL(_UPDATE).format(
+                **parts,
+                assignments=sql.SQL(", ").join(
+                    sql.SQL("{} = {}").format(sql.Identifier(column), _new(column, "excluded")) for column in data
+                ),
+                and_not_newer=sql.SQL("")
+                if flow.newest_by is None
+                else sql.SQL(" and t.{0} <= excluded.{0}").format(sql.Identifier(flow.newest_by)),
+            )
+        if not data:
+            parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
+        self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
+        self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
+        self._unchanged = sql.SQL(_UNCHANGED).format(**parts)
+
+    def upsert(
+        self, connection: Connection, rows: Sequence[StagedRow]
+    ) -> tuple[UpsertCounts, list[RejectedByDatabase]]:
+        """Upsert rows within the connection's transaction.
+
+        A record whose rows the database rejects is left out and returned with the reason;
+        all others are in the table. Raises psycopg.Error for what is not a record's fault.
+        """
+        counts, rejected = NO_ROWS, list[RejectedByDatabase]()
+        if not rows:
+            return counts, rejected
+        types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
+        if self._children:
+            connection.execute(LOADING)
+        waiting = self._rounds(rows)[::-1]
+        while waiting:
+            part = waiting.pop()
+            try:
+                with connection.transaction():
+                    new = self._upsert_part(connection, part, types)
+                counts += new
+            except Exception as error:
+                fault = sqlstate.translate(error)
+                if not isinstance(fault, RejectFile):
+                    raise
+                halves = _halves(part)
+                if len(halves) == 1:
+                    rejected.append(RejectedByDatabase(part[0].file_id, part[0].position, fault.reason))
+                else:
+                    waiting += reversed(halves)
+        return counts, rejected
+
+    def _rounds(self, rows: Sequence[StagedRow]) -> list[Sequence[StagedRow]]:
+        """The rows as they may be upserted together: one without children after those that bring its key some.
+
+        One upsert keeps a single record of a key, and with it what that one says of the children.
+        """
+        if not self._children or all(row.children is not None for row in rows):
+            return [rows]
+        rounds: list[list[StagedRow]] = []
+        latest: dict[
+            RowValues, tuple[int, bool]
+        ] = {}  # by key: the round of its last row, and whether that has children
+        for _, group in groupby(rows, lambda row: (row.file_id, row.position)):
+            record = [(self._children[0].key(row), row) for row in group]
+            before = [(*latest.get(key, (0, False)), row) for key, row in record]
+            number = max(last + (brought and row.children is None) for last, brought, row in before)
+            for (key, row), (last, brought, _) in zip(record, before, strict=True):
+                latest[key] = number, row.children is not None or (brought and last == number)
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number] += [row for _, row in record]
+        return list(rounds)
+
+    def _upsert_part(
+        self, connection: Connection, rows: Sequence[StagedRow], types: Sequence[Sequence[int]]
+    ) -> UpsertCounts:
+        with connection.cursor() as cursor:
+            self._stage.fill(cursor, types[0], ((*row.values, row.file_id, row.position) for row in rows))
+            written = cursor.execute(self._upsert).fetchall()
+            inserted = Counter({file_id: count for file_id, count, _ in written})
+            updated = Counter({file_id: count for file_id, _, count in written})
+            left = Counter(row.file_id for row in rows) - inserted - updated
+            unchanged: Counter[int] = Counter(dict(cursor.execute(self._unchanged).fetchall() if left else ()))
+            counts = UpsertCounts(inserted, updated, unchanged, left - unchanged)
+            for child, child_types in zip(self._children, types[1:], strict=True):
+                child.replace(cursor, child_types, rows)
+            self._stage.empty(cursor)
+        return counts
+
+
+def _halves(rows: Sequence[StagedRow]) -> list[Sequence[StagedRow]]:
+    """Two parts of about the same size; the rows of one record stay together."""
+    for middle in _outward(len(rows)):
+        before, after = rows[middle - 1], rows[middle]
+        if (before.file_id, before.position) != (after.file_id, after.position):
+            return [rows[:middle], rows[middle:]]
+    return [rows]
+
+
+def _outward(length: int) -> Iterator[int]:
+    """Every split point from the middle on: 5 → 2, 3, 1, 4."""
+    middle = length // 2
+    for distance in range(length):
+        for at in {middle + distance, middle - distance}:
+            if 0 < at < length:
+                yield at
+
+
+def _new(column: str, source: str, cast: Mapping[str, str] = MappingProxyType({})) -> sql.Composable:
+    """The value a column gets; a record that says nothing of the children leaves them and their digest."""
+    if column == CHILDREN_DIGEST:
+        return sql.SQL("coalesce({}, {})").format(sql.Identifier(source, column), sql.Identifier("t", column))
+    return name(column, source, cast)
+
+
+def _order(flow: Flow) -> sql.Composable:
+    """The winner first: the newest, and of equals the last that arrived, or the first where it stays.
+
+    ctid tells the order of the rows of one record.
+    """
+    if flow.append_only:
+        return sql.SQL("source_file_id, record_position, ctid")
+    arrival = sql.SQL("source_file_id desc, record_position desc, ctid desc")
+    if flow.newest_by is None:
+        return arrival
+    return sql.SQL("{} desc, ").format(sql.Identifier(flow.newest_by)) + arrival

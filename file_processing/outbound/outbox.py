@@ -1,0 +1,110 @@
+"""The outbox: which changed rows go out now, sealed as which files."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import Connection, IsolationLevel
+
+from file_processing.outbound.translate import Draft, Translator, file_name
+from models.flow import Flow
+from models.outbound import Form, Row
+from services.ledger import outbound as ledger
+from services.ledger.outbound import OutboundRows, SealedFile
+
+ROWS_AT_ONCE = 5000
+"""Rows that are sealed in one transaction, in as many files as they take."""
+
+BATCHES_AT_ONCE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """Files that were just sealed.
+
+    due_seconds: until more can be: infinity when no row has to go out, the rest of `linger_ms`
+        when a batch may still fill up.
+    """
+
+    files: Sequence[SealedFile]
+    due_seconds: float = 0.0
+
+
+class Outbox:
+    """The outbox of one flow.
+
+    The connection is in autocommit mode; each batch is a transaction of its own.
+    """
+
+    def __init__(self, flow: Flow, node: str) -> None:
+        self.flow = flow
+        self._node = node
+        self._full = max(1 if outbound.form is Form.ONE else outbound.max_records for outbound in flow.outbound)
+        self._rows = OutboundRows(flow, max(ROWS_AT_ONCE // self._full * self._full, self._full))
+        self._translator = Translator(flow)
+
+    @property
+    def rows(self) -> OutboundRows:
+        """What the ledger knows of this flow's outbound."""
+        return self._rows
+
+    def seal(self, connection: Connection, *, lingers: bool = True) -> Iterator[SealedBatch]:
+        """Seal changed rows as files, batch by batch, each before a byte of it is written.
+
+        It goes once through what has to go out and never back, so that a batch is not taken
+        again while the one before it is still being written and marked. The last one has no files,
+        but for the `BATCHES_AT_ONCE`th: so that other flows have their turn.
+        lingers: whether a batch may wait for more rows.
+        """
+        # A row and its children are read by two statements, and must be of one moment.
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        last: Row | None = None
+        for _ in range(BATCHES_AT_ONCE):
+            with connection.transaction():
+                rows = self._rows.unsynced(connection, last)
+                seconds = math.inf if not rows else self._lingers(rows) if lingers else 0.0
+                batch = SealedBatch([], seconds) if seconds else self._seal(connection, rows)
+            yield batch
+            if seconds:
+                return
+            last = rows[-1]
+
+    def _lingers(self, rows: Sequence[Row]) -> float:
+        if len(rows) >= self._full:
+            return 0.0
+        waited = (datetime.now(UTC) - min(row["changed_at"] for row in rows)).total_seconds()
+        return float(max(0.0, max(outbound.linger_ms for outbound in self.flow.outbound) / 1000 - waited))
+
+    def _seal(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> SealedBatch:
+        sent, rows = self._already_sent(connection, rows)
+        drafts = self._translator.drafts(rows)
+        state = self._rows.state_of
+        self._rows.nothing_to_send(connection, [state(row) for row in (*drafts.done, *sent)])
+        self._rows.quarantine(connection, [(*state(row), why) for row, why in drafts.quarantined])
+        return SealedBatch(self._write_down(connection, drafts.files))
+
+    def _already_sent(
+        self, connection: Connection, rows: Sequence[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows of a `once` flow that went out before, as the rows or the files remember; and the others."""
+        if not self.flow.once:
+            return [], list(rows)
+        names = {id(row): [file_name(outbound, row) for outbound in self.flow.outbound] for row in rows}
+        there = self._rows.known_names(connection, [name for row in rows for name in names[id(row)]])
+        sent = [row for row in rows if row["outbound_file_id"] is not None or there.issuperset(names[id(row)])]
+        gone = set(map(id, sent))
+        return sent, [row for row in rows if id(row) not in gone]
+
+    def _write_down(self, connection: Connection, drafts: Sequence[Draft]) -> list[SealedFile]:
+        if not drafts:
+            return []
+        ids = ledger.next_ids(connection, len(drafts))
+        files = [
+            SealedFile(number, draft.document, *draft.numbered(number), draft.records)
+            for number, draft in zip(ids, drafts, strict=True)
+        ]
+        completed = ([self._rows.state_of(row) for row in draft.completes] for draft in drafts)
+        ledger.seal(connection, self.flow.name, self._node, zip(files, completed, strict=True))
+        return files

@@ -1,0 +1,227 @@
+"""The companion writer: changed rows go out as files, whoever changed them."""
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+from psycopg import Connection
+
+from file_processing.outbound.outbox import Outbox, SealedBatch
+from file_processing.outbound.write import sync, write
+from flows import Flows
+from models.errors import RetryLater, TidegateError
+from models.flow import Flow
+from services.db import sqlstate
+from services.db.engine import Connect
+from services.ledger.locks import AnotherWriter, only_writer
+from services.ledger.outbound import SealedFile, listen
+from services.runtime import prefetch
+from services.transport.backoff import Backoff
+
+POLL_SECONDS = 5.0
+"""A notification may be lost with its connection: so late, at most, a change is seen."""
+
+BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that went out."""
+
+    flow: str
+    id: int
+    path: Path
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenBatch:
+    """Files of a batch that are in their folder for good, and one that could not be put there."""
+
+    files: tuple[tuple[SealedFile, Path], ...]
+    due_seconds: float
+    failed: tuple[SealedFile, RetryLater] | None = None
+
+
+class FlowWriter:
+    """Writes the outbound files of one flow.
+
+    tell: told of each file when it is there for good.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        output_dir: Path,
+        node: str,
+        stopping: threading.Event,
+        tell: Callable[[WrittenFile], None] = lambda _written: None,
+    ) -> None:
+        self.flow = flow
+        self._outbox = Outbox(flow, node)
+        self._folder = output_dir / flow.name
+        self._fsync = any(outbound.fsync for outbound in flow.outbound)
+        self._stopping = stopping
+        self._tell = tell
+
+    def emit(self, marking: Connection, sealing: Connection, *, lingers: bool = True) -> float:
+        """Write what has to go out: first what was sealed before, so that a crash ends with the very same files.
+
+        Returns the seconds until more may be due, 0 after anything was written. Raises RetryLater
+        when the folder cannot take a file, for then rows stay unsynced; AnotherWriter when another
+        process is at it.
+
+        sealing: seals the next batch while the one before is written and marked. It holds the
+            lock, so whoever seals rows is the only one, also when a connection is lost.
+        """
+        with only_writer(sealing, self.flow.name):
+            while (files := self._outbox.rows.open_files(marking)) and not self._stopping.is_set():
+                self._mark(marking, self._write(SealedBatch(files)))
+            return self._write_changed(marking, sealing, lingers=lingers)
+
+    def _write_changed(self, marking: Connection, sealing: Connection, *, lingers: bool) -> float:
+        """Rows are sealed, files written and rows marked at the same time, each a batch ahead of the next."""
+        sealed = prefetch.ahead(self._outbox.seal(sealing, lingers=lingers))
+        with closing(sealed), closing(prefetch.ahead(map(self._write, sealed))) as written:
+            for number, batch in enumerate(written):
+                if batch.due_seconds:
+                    return 0.0 if number else batch.due_seconds
+                self._mark(marking, batch)
+                if self._stopping.is_set():
+                    break
+        return 0.0
+
+    def _write(self, batch: SealedBatch) -> _WrittenBatch:
+        """Put the files of a batch into their folder, up to the first one that it does not take."""
+        files: list[tuple[SealedFile, Path]] = []
+        failed = None
+        for file in batch.files:
+            try:
+                files.append((file, write(self._folder, file.name, file.content, fsync=self._fsync)))
+            except RetryLater as error:
+                failed = (file, error)
+                break
+        if self._fsync:
+            sync(self._folder, [file.name for file, _ in files])
+        return _WrittenBatch(tuple(files), batch.due_seconds, failed)
+
+    def _mark(self, marking: Connection, batch: _WrittenBatch) -> None:
+        """Tell the ledger what is there for good. Raises RetryLater when a file could not be written."""
+        if batch.files:
+            self._outbox.rows.mark_written(marking, [file.id for file, _ in batch.files])
+        for file, path in batch.files:
+            logger.bind(flow=self.flow.name, file=file.name, outbound_id=file.id).info(
+                "{} out #{} {}: records={}", self.flow.name, file.id, file.name, file.records
+            )
+            self._tell(WrittenFile(self.flow.name, file.id, path, file.records))
+        if batch.failed is not None:
+            file, error = batch.failed
+            self._outbox.rows.mark_failed_attempt(marking, file.id, error.reason)
+            raise error
+
+
+class Writer:
+    """Keeps the outbound files of all flows up to date: woken by NOTIFY, and now and then by itself."""
+
+    def __init__(
+        self,
+        flows: Flows,
+        output_dir: Path,
+        *,
+        node: str,
+        connect: Connect,
+        recover: Callable[[], None],
+        stopping: threading.Event,
+    ) -> None:
+        self._writers = {
+            flow.name: FlowWriter(flow, output_dir, node, stopping) for flow in flows.values() if flow.outbound
+        }
+        self._connect = connect
+        self._recover = recover
+        self._stopping = stopping
+        self._faults: dict[str, tuple[TidegateError, int]] = {}
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the batch in hand; `stopping` is set before."""
+        self._wake.send(b".")
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._wake.close()
+        self._woken.close()
+
+    def faults(self) -> dict[str, str]:
+        """Why files of a flow cannot be written now."""
+        return {flow: str(fault[0]) for flow, fault in self._faults.items()}
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                with self._connect() as connection, self._connect() as sealing:
+                    listen(connection)
+                    failures = 0
+                    self._serve(connection, sealing)
+            except Exception as error:  # noqa: BLE001  # supervised: it starts over, whatever it was
+                if not failures:
+                    logger.warning("outbound files wait, connecting again: {}", _fault(error))
+                self._stopping.wait(BACKOFF.pause_seconds(failures))
+                failures += 1
+                with suppress(TidegateError):
+                    self._recover()
+
+    def _serve(self, connection: Connection, sealing: Connection) -> None:
+        due_at = dict.fromkeys(self._writers, 0.0)
+        while not self._stopping.is_set():
+            for name, at in due_at.items():
+                if time.monotonic() >= at:
+                    due_at[name] = time.monotonic() + self._emit(connection, sealing, name)
+            for notification in self._notified(connection, min(due_at.values()) - time.monotonic()):
+                if notification in due_at and notification not in self._faults:
+                    due_at[notification] = 0.0
+
+    def _notified(self, connection: Connection, seconds: float) -> list[str]:
+        """The flows that the database told of, waiting for the first; none when time is up or the writer is to stop."""
+        told = [notification.payload for notification in connection.notifies(timeout=0)]
+        if not told:
+            select.select([connection.fileno(), self._woken.fileno()], [], [], max(seconds, 0))
+            told = [notification.payload for notification in connection.notifies(timeout=0)]
+        return told
+
+    def _emit(self, connection: Connection, sealing: Connection, name: str) -> float:
+        """Seconds until the flow is to be looked at again; a notification may come before."""
+        known, failures = self._faults.get(name, (None, 0))
+        try:
+            seconds = self._writers[name].emit(connection, sealing)
+        except AnotherWriter:
+            seconds = POLL_SECONDS
+        except Exception as error:  # one flow's fault is not another's
+            if connection.closed or sealing.closed:
+                raise
+            fault = _fault(error)
+            if known is None or known.reason != fault.reason:
+                logger.warning("outbound files of {} wait, trying again: {}", name, fault)
+            self._faults[name] = (fault, failures + 1)
+            return BACKOFF.pause_seconds(failures)
+        if self._faults.pop(name, None) is not None:
+            logger.info("outbound files of {} are written again", name)
+        return min(seconds, POLL_SECONDS)
+
+
+def _fault(error: Exception) -> TidegateError:
+    """What the error says to the operator; one that we do not know goes to the log with its traceback."""
+    fault = error if isinstance(error, TidegateError) else sqlstate.translate(error)
+    if fault is None:
+        logger.opt(exception=error).error("the writer failed unexpectedly")
+        fault = RetryLater(f"unexpected {type(error).__name__}: {error}", hint="see the log for the traceback")
+    return fault

@@ -1,0 +1,1 @@
+"""EDI as values, and as the text of what we answer."""

@@ -1,0 +1,1 @@
+"""Files on disk: written durably, moved safely, named without surprises."""

@@ -1,0 +1,25 @@
+"""Where files end up: a folder for each flow, below the archive and below what is rejected."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+UNROUTED = "_unrouted"
+"""Stands for the flow's name in the folders of files that belong to no flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """The roots; below them each flow, and in the archive each day, has a folder."""
+
+    archive: Path
+    rejected: Path
+
+    def archive_of(self, flow: str | None) -> Path:
+        return self.archive / (flow or UNROUTED)
+
+    def archive_on(self, flow: str | None, day: datetime) -> Path:
+        return self.archive_of(flow) / day.astimezone(UTC).date().isoformat()
+
+    def rejected_of(self, flow: str | None) -> Path:
+        return self.rejected / (flow or UNROUTED)

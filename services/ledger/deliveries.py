@@ -1,0 +1,160 @@
+"""Deliveries: which written files wait for a destination, and what became of each attempt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+from psycopg.types.json import Jsonb
+
+from models.ledger import OutboundStatus
+from services import text
+from services.ledger.statements import statement, transition
+
+
+@dataclass(frozen=True, slots=True)
+class DueFile:
+    """A written file that its destination does not have yet.
+
+    doubtful: it was sent before, and nobody knows whether it arrived.
+    """
+
+    id: int
+    name: str
+    sha256: bytes
+    attempts: int
+    doubtful: bool
+
+
+_DUE = """
+select id, name, sha256, attempts, sent_at is not null from tidegate.outbound_file
+where flow = %(flow)s and status = {written} and document = any(%(documents)s)
+    and (next_attempt_at is null or next_attempt_at <= now())
+order by id limit %(limit)s
+"""
+
+_DUE_IN_ORDER = """
+select id, name, sha256, attempts, sent_at is not null from tidegate.outbound_file
+where flow = %(flow)s and status = {written} and document = any(%(documents)s) and id < coalesce(
+    (select min(id) from tidegate.outbound_file
+     where flow = %(flow)s and status = {written} and document = any(%(documents)s)
+        and next_attempt_at > now() and attempts < %(doubts)s), 9223372036854775807)
+    and (next_attempt_at is null or next_attempt_at <= now())
+order by id limit %(limit)s
+"""
+
+_WAITING = statement("""
+select count(*), (array_agg(coalesce(last_error, 'sent before the daemon ended, not answered') order by id))[1]
+from tidegate.outbound_file
+where flow = %(flow)s and status = {written} and document = any(%(documents)s) and next_attempt_at > now()
+""")
+
+_UNFILED = statement("""
+select id, name, sha256 from tidegate.outbound_file
+where flow = %(flow)s and status = {delivered} and filed_as is null and document = any(%(documents)s) order by id
+""")
+
+_SENDING = """
+update tidegate.outbound_file
+set attempts = attempts + 1, sent_at = now(), next_attempt_at = now() + %s * interval '1 second' where id = %s
+"""
+
+_LATER = """
+update tidegate.outbound_file set last_error = %s, next_attempt_at = now() + %s * interval '1 second' where id = %s
+"""
+
+_NOT_SENT = """
+update tidegate.outbound_file
+set last_error = %s, sent_at = case when %s then sent_at end, next_attempt_at = null where id = %s
+"""
+
+_FAILED = transition(
+    """
+    update tidegate.outbound_file
+    set status = {target}, last_error = %s, sent_at = null, next_attempt_at = null where id = %s and status = {source}
+    """,
+    OutboundStatus.WRITTEN,
+    OutboundStatus.FAILED,
+)
+
+_DELIVERED = transition(
+    """
+    update tidegate.outbound_file
+    set status = {target}, delivered_at = now(), delivered_as = %s, last_error = null, next_attempt_at = null
+    where id = %s and status = {source}
+    """,
+    OutboundStatus.WRITTEN,
+    OutboundStatus.DELIVERED,
+)
+
+# The newer row is there before its content takes the name.
+_SUPERSEDED = transition(
+    """
+    update tidegate.outbound_file o set status = {target}, last_error = null, next_attempt_at = null
+    where id = %(id)s and status = {source} and exists (
+        select 1 from tidegate.outbound_file n where n.flow = o.flow and n.name = o.name and n.id > o.id)
+    """,
+    OutboundStatus.WRITTEN,
+    OutboundStatus.SUPERSEDED,
+)
+
+
+class Deliveries:
+    """What one flow has for one destination.
+
+    documents: the names of those that go there.
+    in_order: whether a file without a clear answer holds back those behind it, unless it is tried so often
+        that it is its own fault (`doubts`).
+    """
+
+    def __init__(self, flow: str, documents: Sequence[str], *, in_order: bool, doubts: int) -> None:
+        self._what: dict[str, Any] = {"flow": flow, "documents": list(documents), "doubts": doubts}
+        self._due = statement(_DUE_IN_ORDER if in_order else _DUE)
+
+    def due(self, connection: Connection, limit: int) -> list[DueFile]:
+        """The files to be delivered now, oldest first."""
+        return [DueFile(*row) for row in connection.execute(self._due, self._what | {"limit": limit}).fetchall()]
+
+    def waiting(self, connection: Connection) -> tuple[int, str | None]:
+        """How many files wait to be tried again, and why the oldest of them does."""
+        count, error = connection.execute(_WAITING, self._what).fetchone() or (0, None)
+        return count, error
+
+    def unfiled(self, connection: Connection) -> list[tuple[int, str, bytes]]:
+        """Id, name and SHA-256 of the delivered files that are not known to be moved away."""
+        return connection.execute(_UNFILED, self._what).fetchall()
+
+
+def sending(connection: Connection, file_id: int, answer_seconds: float) -> None:
+    """It is sent now. If the process ends meanwhile, the partner has so long to finish before it is tried again."""
+    connection.execute(_SENDING, [answer_seconds, file_id])
+
+
+def later(connection: Connection, file_id: int, reason: str, pause_seconds: float) -> None:
+    """The partner may have it; it is tried again after the pause."""
+    connection.execute(_LATER, [text.one_line(reason), pause_seconds, file_id])
+
+
+def not_sent(connection: Connection, file_id: int, reason: str, *, doubtful: bool) -> None:
+    """The partner certainly did not get it this time. doubtful: it may have it from an earlier time."""
+    connection.execute(_NOT_SENT, [text.one_line(reason), doubtful, file_id])
+
+
+def failed(connection: Connection, file_id: int, reason: str) -> None:
+    """The partner turned it down for good: a dead letter."""
+    connection.execute(_FAILED, [text.one_line(reason), file_id])
+
+
+def delivered(connection: Connection, file_id: int, answer: object) -> None:
+    """The partner has it. answer: what it said."""
+    connection.execute(_DELIVERED, [Jsonb(text.storable_json(answer)), file_id])
+
+
+def superseded(connection: Connection, file_id: int) -> bool:
+    """Mark a file whose name a newer one has; false when there is none."""
+    return bool(connection.execute(_SUPERSEDED, {"id": file_id}).rowcount)
+
+
+def filed(connection: Connection, file_id: int, place: str) -> None:
+    """Remember where a delivered file lies since."""
+    connection.execute("update tidegate.outbound_file set filed_as = %s where id = %s", [place, file_id])

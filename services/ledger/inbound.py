@@ -1,0 +1,204 @@
+"""Inbound files: what the ledger knows of a content, and a line for each file in the transaction that loads it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from operator import attrgetter
+from typing import NamedTuple
+
+from psycopg import Connection, sql
+from psycopg.errors import UniqueViolation
+from psycopg.rows import args_row
+
+from models.errors import RetryLater
+from models.ledger import IN_TABLE, FileStatus, RecordError
+from services import text
+from services.ledger.statements import statement
+
+
+class KnownFile(NamedTuple):
+    """A line that holds some content, or of a file without content that is not archived yet.
+
+    filed: whether its file is known to be out of the input folder.
+    """
+
+    id: int
+    path: str | None
+    sha256: bytes | None
+    status: FileStatus
+    filed: bool
+    reload: bool
+
+    @property
+    def loaded(self) -> bool:
+        return self.status in IN_TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One file's line in the ledger, as it is written; the counts are of records sent and of rows upserted."""
+
+    id: int
+    flow: str | None
+    name: str
+    path: str
+    sha256: bytes | None
+    bytes: int
+    status: FileStatus
+    seen_at: datetime
+    node: str
+    records: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    rejected: int = 0
+    error: str | None = None
+    drift: Mapping[str, int] | None = None
+    duplicate_of: int | None = None
+    filed_at: datetime | None = None
+    supersedes: int | None = None
+
+
+_NEXT_IDS = "select nextval('tidegate.inbound_file_id_seq') from generate_series(1, %s)"
+
+
+def next_ids(connection: Connection, count: int) -> list[int]:
+    """Ids for `count` files, ascending in the order of arrival."""
+    return sorted(row[0] for row in connection.execute(_NEXT_IDS, [count]).fetchall())
+
+
+_KNOWN = statement("""
+select id, path, sha256, status, filed_at is not null, reload
+from tidegate.inbound_file
+where sha256 = any(%s) and flow is not distinct from %s
+  and (status in {in_table} and superseded_by is null or filed_at is null)
+order by id
+""")
+
+_KNOWN_WITHOUT_CONTENT = statement("""
+select id, path, sha256, status, false, reload
+from tidegate.inbound_file
+where filed_at is null and sha256 is null and path = any(%s) and flow is not distinct from %s
+order by id
+""")
+
+
+def known(connection: Connection, flow: str | None, contents: Iterable[bytes], paths: Iterable[str]) -> list[KnownFile]:
+    """What the ledger knows of some files: content loaded before, or committed and not yet archived.
+
+    contents: SHA-256 digests. paths: of files that have none, such as pipes.
+    """
+    rows = []
+    for query, keys in ((_KNOWN, list(contents)), (_KNOWN_WITHOUT_CONTENT, list(paths))):
+        if keys:
+            rows += connection.execute(query, [keys, flow]).fetchall()
+    return [KnownFile(row[0], row[1], row[2], FileStatus(row[3]), row[4], row[5]) for row in rows]
+
+
+_COLUMNS = {
+    "id": "int8", "flow": "text", "name": "text", "path": "text", "sha256": "bytea", "bytes": "int8",
+    "status": "text", "seen_at": "timestamptz", "node": "text", "records": "int8", "inserted": "int8",
+    "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8", "drift": "jsonb",
+    "duplicate_of": "int8", "filed_at": "timestamptz",
+}  # fmt: skip
+
+_values = attrgetter(*_COLUMNS)
+
+_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}, error) from stdin (format binary)").format(
+    sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+)
+
+
+def write(connection: Connection, entries: Sequence[LedgerEntry]) -> None:
+    """Write the lines of a group of files.
+
+    A line that supersedes another one takes its place as the loaded one.
+
+    Raises RetryLater when somebody who does not ask for the flow's lock was faster.
+    """
+    superseded = [(entry.id, entry.supersedes) for entry in entries if entry.supersedes is not None]
+    with connection.cursor() as cursor:
+        if superseded:
+            cursor.executemany(
+                "update tidegate.inbound_file set superseded_by = %s, reload = false where id = %s", superseded
+            )
+        try:
+            with cursor.copy(_COPY_FILES) as copy:
+                copy.set_types([*_COLUMNS.values(), "text"])
+                for entry in entries:
+                    copy.write_row((*_values(entry), entry.error and text.storable(entry.error)))
+        except UniqueViolation as error:
+            raise RetryLater(f"the ledger has this line already: {error.diag.message_primary}") from error
+
+
+_COPY_REJECTED = """
+copy tidegate.rejected_record (inbound_file_id, position, pointer, line, "column", value, reason)
+from stdin (format binary)
+"""
+
+
+def write_rejected(connection: Connection, errors: Iterable[tuple[int, RecordError]]) -> None:
+    """Write why records were rejected, each with the id of its file."""
+    with connection.cursor() as cursor, cursor.copy(_COPY_REJECTED) as copy:
+        copy.set_types(["int8", "int4", "text", "int4", "int4", "text", "text"])
+        for file_id, error in errors:
+            value = error.get("value")
+            copy.write_row(
+                (
+                    file_id,
+                    error["record"],
+                    error["pointer"],
+                    error["line"],
+                    error["column"],
+                    value and text.storable(value),
+                    text.storable(error["reason"]),
+                )
+            )
+
+
+_MARK_FILED = """
+update tidegate.inbound_file f
+set filed_at = coalesce(f.filed_at, now()), filed_as = coalesce(p.place, f.filed_as)
+from unnest(%s::bigint[], %s::text[]) as p (id, place)
+where f.id = p.id
+"""
+
+
+def mark_filed(connection: Connection, places: Sequence[tuple[int, str | None]]) -> None:
+    """Remember that files are out of the input folder, and where; `None` when somebody else moved them.
+
+    Losing this is harmless (the next start finds the file where it is), so it waits for no disk.
+    """
+    connection.execute("set local synchronous_commit = off")
+    connection.execute(_MARK_FILED, [[file_id for file_id, _ in places], [place for _, place in places]])
+
+
+class UnfiledFile(NamedTuple):
+    """A line whose file is not yet known to be out of the input folder."""
+
+    id: int
+    name: str
+    path: str
+    sha256: bytes | None
+    bytes: int
+    status: str
+    loaded_on: date
+
+
+_UNFILED = """
+select id, name, coalesce(path, name), sha256, bytes, status, (loaded_at at time zone 'UTC')::date
+from tidegate.inbound_file where filed_at is null and flow is not distinct from %s order by id
+"""
+
+
+def unfiled(connection: Connection, flow: str | None) -> list[UnfiledFile]:
+    """The lines of the flow whose files are not known to be filed, oldest first."""
+    with connection.cursor(row_factory=args_row(UnfiledFile)) as cursor:
+        return cursor.execute(_UNFILED, [flow]).fetchall()
+
+
+def taken_places(connection: Connection, places: Iterable[str]) -> set[str]:
+    """Those of the places where the file of some line already lies."""
+    query = "select filed_as from tidegate.inbound_file where filed_as = any(%s)"
+    return {row[0] for row in connection.execute(query, [list(places)]).fetchall()}

@@ -1,0 +1,109 @@
+"""Who may do what alone: every advisory lock that Tidegate takes, but for the one around migrations."""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+
+from psycopg import Connection
+from psycopg.errors import LockNotAvailable
+
+from models.errors import RetryLater
+from services.db import sqlstate
+from services.db.engine import Connect
+from services.runtime.supervisor import in_thread
+
+# The first key of a lock; the second is a hash of a flow's or connector's name.
+_LOADERS = 0x7469_6465
+_WRITERS = 0x7469_646F
+_CONNECTORS = 0x7469_636F
+
+_FLOW_WAIT_SECONDS = 1.0
+_LOCK_WAIT_SECONDS = 5.0
+"""For rows and tables that another application has locked."""
+
+
+class FlowBusy(RetryLater):
+    """Another process is loading files of this flow."""
+
+
+class AnotherWriter(RetryLater):
+    """Another process writes the files of this flow."""
+
+
+def lock_flow(connection: Connection, flow: str | None) -> None:
+    """Make this transaction the only one that loads files of `flow`, in this database.
+
+    So two daemons never load one file twice, and files of one flow load in order.
+
+    Raises FlowBusy when another transaction keeps it for long.
+    """
+    timeout = "select set_config('lock_timeout', %s, true)"
+    connection.execute(timeout, [f"{_FLOW_WAIT_SECONDS}s"])
+    try:
+        connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [_LOADERS, flow or ""])
+    except LockNotAvailable as error:
+        raise FlowBusy("another process is loading files of this flow") from error
+    connection.execute(timeout, [f"{_LOCK_WAIT_SECONDS}s"])
+
+
+@contextmanager
+def only_writer(connection: Connection, flow: str) -> Iterator[None]:
+    """Make this session the only one that seals files of `flow`; raises AnotherWriter, and never waits."""
+    if not _try_lock(connection, _WRITERS, flow):
+        raise AnotherWriter(f"another process is writing files of {flow}")
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("select pg_advisory_unlock(%s, hashtext(%s))", [_WRITERS, flow])
+
+
+def try_lock_key(connection: Connection, flow: str, key: str) -> bool:
+    """Lock an idempotency key of a flow for this transaction; false when another one has it."""
+    number = int.from_bytes(hashlib.sha256(f"{flow}\0{key}".encode()).digest()[:8], signed=True)
+    (taken,) = connection.execute("select pg_try_advisory_xact_lock(%s)", [number]).fetchone() or (False,)
+    return bool(taken)
+
+
+@contextmanager
+def only_connector(connect: Connect, name: str) -> Iterator[Connection | None]:
+    """A connection that holds the lock of the connector `name`, None where another daemon has it.
+
+    The lock goes with the connection, so whoever writes through it knows that it still has the
+    lock. Errors of the database come out as ours.
+    """
+    with sqlstate.translated(), connect() as connection:
+        yield connection if _try_lock(connection, _CONNECTORS, name) else None
+
+
+@asynccontextmanager
+async def held(connect: Connect, name: str) -> AsyncIterator[Connection | None]:
+    """The same for the event loop."""
+    with sqlstate.translated(), ExitStack() as stack:
+        connection = await in_thread(stack.enter_context, only_connector(connect, name))
+        yield connection
+
+
+@asynccontextmanager
+async def alone(connection: Connection, name: str) -> AsyncIterator[None]:
+    """Wait for the lock `name` and hold it; whoever came first gets it first."""
+    while not await in_thread(_lock, connection, name):
+        pass
+    try:
+        yield
+    finally:
+        await in_thread(connection.execute, "select pg_advisory_unlock(%s, hashtext(%s))", [_CONNECTORS, name])
+
+
+def _lock(connection: Connection, name: str) -> bool:
+    """False after the connection's lock_timeout: a thread that waits for ever could not be stopped."""
+    try:
+        connection.execute("select pg_advisory_lock(%s, hashtext(%s))", [_CONNECTORS, name])
+    except LockNotAvailable:
+        return False
+    return True
+
+
+def _try_lock(connection: Connection, space: int, name: str) -> bool:
+    (taken,) = connection.execute("select pg_try_advisory_lock(%s, hashtext(%s))", [space, name]).fetchone() or (False,)
+    return bool(taken)

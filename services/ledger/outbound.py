@@ -1,0 +1,274 @@
+"""Outbound files: rows that have to go out, and the files that are sealed to carry them."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection, Cursor, DataError, sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+from pydantic_core import to_json
+
+from models.flow import Flow, primary_key
+from models.ledger import OutboundStatus
+from models.outbound import Row
+from models.tables import OWN_COLUMNS, ChildRow
+from services.db import types
+from services.db.identifiers import equal, names
+from services.db.triggers import CHANNEL
+from services.ledger.statements import statement, transition
+
+OPEN_FILES = 1000
+"""Sealed files that are read at once: their content lies in memory."""
+
+SHOWN_COLUMNS = ("inserted_at", "changed_at", "outbound_file_id")
+"""Of Tidegate's own columns those that a flow's function gets to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFile:
+    """A file that is fixed in the ledger, and not yet known to be on disk.
+
+    document: see `OutboundFileRow`.
+    """
+
+    id: int
+    document: str
+    name: str
+    content: bytes
+    records: int
+
+
+def next_ids(connection: Connection, count: int) -> list[int]:
+    """Ids for so many files, ascending."""
+    query = "select nextval('tidegate.outbound_file_id_seq') from generate_series(1, %s) order by 1"
+    return [number for (number,) in connection.execute(query, [count]).fetchall()]
+
+
+_COPY = """
+copy tidegate.outbound_file (id, flow, document, name, sha256, bytes, records, status, node, content, taken)
+from stdin (format binary)
+"""
+_COPY_TYPES = ("int8", "text", "text", "text", "bytea", "int8", "int4", "text", "text", "bytea", "jsonb")
+
+
+def seal(
+    connection: Connection, flow: str, node: str, files: Iterable[tuple[SealedFile, Sequence[Sequence[Any]]]]
+) -> None:
+    """Write files with their content, before a byte of them is on disk.
+
+    files: each with the rows that it completes, `[key…, changed_at]`.
+    """
+    with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+        copy.set_types(_COPY_TYPES)
+        for file, completed in files:
+            told = (file.id, flow, file.document, file.name, hashlib.sha256(file.content).digest(), len(file.content))
+            status = OutboundStatus.WRITING.value
+            copy.write_row((*told, file.records, status, node, file.content, as_json(completed)))
+
+
+def seal_answer(connection: Connection, flow: str, node: str, file: SealedFile) -> None:
+    """Seal a file that carries no row, and wake the writer when this transaction commits."""
+    seal(connection, flow, node, [(file, [])])
+    connection.execute("select pg_notify(%s, %s)", [CHANNEL, flow])
+
+
+def listen(connection: Connection) -> None:
+    """Have the connection told, by the flow's name, whenever a row has to go out."""
+    connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
+
+
+_UNSYNCED = """
+select {columns} from {table}
+where not is_synced and outbound_error is null {behind}
+order by {order}
+limit {limit}
+"""
+
+_WRITTEN = """
+with marked as (
+    update {table} t set outbound_file_id = s.file_id, is_synced = t.changed_at = s.changed_at,
+        synced_at = case when t.changed_at = s.changed_at then now() else t.synced_at end
+    from (select f.id as file_id, {fields}, (r ->> {last})::timestamptz as changed_at
+          from tidegate.outbound_file f, jsonb_array_elements(f.taken) r
+          where f.id = any(%(ids)s) and f.status = {source}) s
+    where {same_key}
+)
+update tidegate.outbound_file
+set status = {target}, written_at = now(), content = null, taken = null, attempts = attempts + 1, last_error = null
+where id = any(%(ids)s) and status = {source}
+returning id
+"""
+
+# Another process wrote a newer state under this name, and this file may lie over it.
+_OVERTAKEN = """
+update {table} t set is_synced = false
+from tidegate.outbound_file mine, tidegate.outbound_file newer
+where mine.id = any(%s) and newer.flow = mine.flow and newer.name = mine.name and newer.id >= mine.id
+  and t.outbound_file_id = newer.id and t.is_synced
+"""
+
+_NOTHING_TO_SEND = """
+update {table} t set is_synced = true, synced_at = now()
+from (select {fields}, (r ->> {last})::timestamptz as changed_at from jsonb_array_elements(%s) r) s
+where {same_key} and t.changed_at = s.changed_at
+"""
+
+_QUARANTINE = """
+update {table} t set outbound_error = s.error
+from (select {fields}, (r ->> {last})::timestamptz as changed_at, r ->> {reason} as error
+      from jsonb_array_elements(%s) r) s
+where {same_key} and t.changed_at = s.changed_at
+"""
+
+_CHILDREN = """
+select c.* from {child} c
+join (select {fields} from jsonb_array_elements(%s) r) s on {same_child_key}
+order by {child_key}
+"""
+
+_OPEN = statement("""
+select id, document, name, content, records from tidegate.outbound_file
+where flow = %s and status = {writing} order by id limit %s
+""")
+
+_FAILED_ATTEMPT = "update tidegate.outbound_file set attempts = attempts + 1, last_error = %s where id = %s"
+
+
+class OutboundRows:
+    """The rows of one flow on their way out. The statements are made once from its declaration.
+
+    Row lists given to it are `[key…, changed_at]`: which row, and in which state.
+    """
+
+    def __init__(self, flow: Flow, rows_at_once: int) -> None:
+        self._flow = flow
+        parts = _parts(flow, rows_at_once)
+        behind = sql.SQL("and ({order}) > ({values})").format(
+            order=parts["order"], values=sql.SQL(", ").join([sql.Placeholder()] * len(flow.outbound_order))
+        )
+        # Which rows these are can be read of any row.
+        which: dict[str, sql.Composable] = {**parts, "columns": sql.SQL("{key}, changed_at").format(**parts)}
+        self._first, self._next, self._which_first, self._which_next = (
+            statement(_UNSYNCED, **some, behind=start) for some in (parts, which) for start in (sql.SQL(""), behind)
+        )
+        self._written = transition(_WRITTEN, OutboundStatus.WRITING, OutboundStatus.WRITTEN, **parts)
+        self._overtaken = statement(_OVERTAKEN, **parts)
+        self._nothing_to_send = statement(_NOTHING_TO_SEND, **parts)
+        self._quarantine = statement(_QUARANTINE, **parts)
+        self._children = [
+            (child.__tablename__, statement(_CHILDREN, **_child_parts(child), **parts)) for child in flow.children
+        ]
+
+    def unsynced(self, connection: Connection, last: Row | None) -> list[dict[str, Any]]:
+        """The next rows that have to go out, behind `last`, with their children.
+
+        A row that Python cannot read (a time after year 9999, or infinity) is quarantined.
+        """
+        behind = [last[column] for column in self._flow.outbound_order] if last else []
+        with connection.cursor(row_factory=dict_row, binary=True) as cursor:
+            cursor.execute(self._next if last else self._first, behind)
+            try:
+                rows = cursor.fetchall()
+            except DataError:
+                which = connection.execute(self._which_next if last else self._which_first, behind).fetchall()
+                rows = self._readable(connection, cursor, which)
+        self._add_children(connection, rows)
+        return rows
+
+    def _readable(
+        self, connection: Connection, cursor: Cursor[dict[str, Any]], which: Sequence[tuple[Any, ...]]
+    ) -> list[dict[str, Any]]:
+        """which: key and `changed_at` of each row."""
+        rows: list[dict[str, Any]] = []
+        cursor.scroll(0, mode="absolute")
+        for *key, changed_at in which:
+            try:
+                rows += filter(None, [cursor.fetchone()])
+            except DataError as error:
+                self.quarantine(connection, [(*key, changed_at, f"it cannot be read: {error}")])
+                cursor.scroll(1)
+        return rows
+
+    def _add_children(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        for table, query in self._children if rows else ():
+            by_key = {self._key_of(row): row.setdefault(table, []) for row in rows}
+            with connection.cursor(row_factory=dict_row, binary=True) as cursor:
+                for child in cursor.execute(query, [as_json(map(self._key_of, rows))]):
+                    by_key[self._key_of(child)].append(child)
+
+    def _key_of(self, row: Row) -> tuple[Any, ...]:
+        return tuple(row[column] for column in self._flow.key)
+
+    def state_of(self, row: Row) -> tuple[Any, ...]:
+        """Which row this is, and in which state."""
+        return (*self._key_of(row), row["changed_at"])
+
+    def known_names(self, connection: Connection, names: Sequence[str]) -> set[str]:
+        """Those of the names that a file of this flow has, or had."""
+        query = "select name from tidegate.outbound_file where flow = %s and name = any(%s)"
+        return {name for (name,) in connection.execute(query, [self._flow.name, names]).fetchall()}
+
+    def nothing_to_send(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Mark rows that have no document to go out."""
+        if rows:
+            connection.execute(self._nothing_to_send, [as_json(rows)])
+
+    def quarantine(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Take rows out of what has to go out, each with the reason behind it, until somebody mends them."""
+        if rows:
+            connection.execute(self._quarantine, [as_json(rows)])
+
+    def open_files(self, connection: Connection) -> list[SealedFile]:
+        """The files that are sealed and not yet on disk, oldest first; a crash may have left some."""
+        rows = connection.execute(_OPEN, [self._flow.name, OPEN_FILES], binary=True).fetchall()
+        return [SealedFile(*row) for row in rows]
+
+    def mark_written(self, connection: Connection, file_ids: Sequence[int]) -> None:
+        """The files are on disk: mark the rows they carry, where they did not change meanwhile.
+
+        A file that another process has marked already may lie over a newer state of it, which
+        that one wrote: then its row goes out once more.
+        """
+        marked = connection.execute(self._written, {"ids": file_ids}).fetchall()
+        if len(marked) < len(file_ids) and not self._flow.once:
+            overtaken = set(file_ids).difference(number for (number,) in marked)
+            connection.execute(self._overtaken, [list(overtaken)])
+
+    def mark_failed_attempt(self, connection: Connection, file_id: int, error: str) -> None:
+        """The file could not be written: it is tried again."""
+        connection.execute(_FAILED_ATTEMPT, [error, file_id])
+
+
+def _parts(flow: Flow, rows_at_once: int) -> dict[str, sql.Composable]:
+    table = flow.sql_table
+    fields = [
+        sql.SQL("(r ->> {})::{} as {}").format(
+            sql.Literal(number),
+            sql.SQL(types.full_name(table.columns[column])),
+            sql.Identifier(column),
+        )
+        for number, column in enumerate(flow.key)
+    ]
+    business = [column.name for column in table.columns if column.name not in OWN_COLUMNS]
+    return {
+        "table": sql.Identifier(table.name),
+        "columns": names([*business, *SHOWN_COLUMNS]),
+        "order": names(flow.outbound_order),
+        "limit": sql.Literal(rows_at_once),
+        "fields": sql.SQL(", ").join(fields),
+        "last": sql.Literal(len(flow.key)),
+        "reason": sql.Literal(len(flow.key) + 1),
+        "key": names(flow.key),
+        "same_child_key": equal(flow.key, "c", "s"),
+        "same_key": equal(flow.key, "t", "s"),
+    }
+
+
+def _child_parts(child: type[ChildRow]) -> dict[str, sql.Composable]:
+    return {"child": sql.Identifier(child.__tablename__), "child_key": names(primary_key(child), "c")}
+
+
+def as_json(rows: Iterable[object]) -> Jsonb:
+    return Jsonb(list(rows), dumps=to_json)

@@ -1,0 +1,136 @@
+"""How each flow stands: what the ledger and the tables hold, and what waits in the folder."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection, sql
+from psycopg.rows import dict_row
+
+from flows import Flows
+from models.flow import Flow
+from services.ledger.statements import statement
+
+NO_FLOW = "(no flow)"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowOverview:
+    """Counts of files by what became of them, and of the rows in the flow's table.
+
+    last_error: of the last file that was rejected, whole or in part.
+    unsynced: rows that have to go out. quarantined: rows that cannot, with the reason of one.
+    outbound_file: the newest one. outbound_error: why the oldest unwritten one is not on disk.
+    undelivered: files that wait for their destination. dead_letters: files that a partner turned down for
+        good, with the newest one's id and reason.
+    """
+
+    flow: str
+    waiting: int = 0
+    loaded: int = 0
+    partial: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+    rows: int = 0
+    last_file: str | None = None
+    last_status: str | None = None
+    last_at: datetime | None = None
+    last_error: str | None = None
+    last_error_id: int | None = None
+    last_error_at: datetime | None = None
+    unsynced: int = 0
+    quarantined: int = 0
+    quarantined_error: str | None = None
+    outbound_file: str | None = None
+    outbound_at: datetime | None = None
+    outbound_error: str | None = None
+    undelivered: int = 0
+    dead_letters: int = 0
+    dead_letter_id: int | None = None
+    dead_letter_error: str | None = None
+
+
+# One pass over the ledger; then the two lines of each flow by their ids.
+_FILES = statement("""
+select c.flow, c.loaded, c.partial, c.rejected, c.duplicate,
+    last.name as last_file, last.status as last_status, last.loaded_at as last_at,
+    bad.error as last_error, bad.id as last_error_id, bad.loaded_at as last_error_at
+from (
+    select flow,
+        count(*) filter (where status = {loaded}) as loaded,
+        count(*) filter (where status = {partial}) as partial,
+        count(*) filter (where status = {rejected}) as rejected,
+        count(*) filter (where status = {duplicate}) as duplicate,
+        max(id) as last_id,
+        max(id) filter (where error is not null) as bad_id
+    from tidegate.inbound_file group by flow
+) c
+join tidegate.inbound_file last on last.id = c.last_id
+left join tidegate.inbound_file bad on bad.id = c.bad_id
+""")
+
+
+def overview(connection: Connection, flows: Flows, folders: Counter[str]) -> list[FlowOverview]:
+    """One line per flow, and one for the files that belong to none.
+
+    folders: how many files wait in the input folder, by the folder that they lie in; those in the input root
+        itself count as of no flow until they are routed.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        files = {row.pop("flow"): row for row in cursor.execute(_FILES).fetchall()}
+    lines = [
+        FlowOverview(
+            flow=name,
+            waiting=folders[name],
+            rows=_rows(connection, flow.sql_table.name),
+            **files.get(name, {}),
+            **_outbound(connection, flow),
+        )
+        for name, flow in flows.items()
+    ]
+    strangers = sum(count for folder, count in folders.items() if folder not in flows)
+    return [*lines, FlowOverview(flow=NO_FLOW, waiting=strangers, **files.get(None, {}))]
+
+
+_OUTBOUND = """
+select
+    (select count(*) from {table} where not is_synced and outbound_error is null) as unsynced,
+    (select count(*) from {table} where outbound_error is not null) as quarantined,
+    (select max(outbound_error) from {table} where outbound_error is not null) as quarantined_error,
+    last.name as outbound_file, last.written_at as outbound_at,
+    (select last_error from tidegate.outbound_file
+     where flow = {flow} and status = {writing} order by id limit 1) as outbound_error,
+    (select count(*) from tidegate.outbound_file
+     where {delivers} and flow = {flow} and status = {written}) as undelivered,
+    (select count(*) from tidegate.outbound_file where flow = {flow} and status = {failed}) as dead_letters,
+    dead.id as dead_letter_id, dead.last_error as dead_letter_error
+from (select 1) one
+left join lateral (
+    select name, written_at from tidegate.outbound_file
+    where flow = {flow} and status <> {writing} order by id desc limit 1
+) last on true
+left join lateral (
+    select id, last_error from tidegate.outbound_file
+    where flow = {flow} and status = {failed} order by id desc limit 1
+) dead on true
+"""
+
+
+def _outbound(connection: Connection, flow: Flow) -> dict[str, Any]:
+    if not flow.outbound:
+        return {}
+    query = statement(
+        _OUTBOUND,
+        table=sql.Identifier(flow.sql_table.name),
+        flow=sql.Literal(flow.name),
+        delivers=sql.Literal(bool(flow.destinations)),
+    )
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query).fetchone() or {}
+
+
+def _rows(connection: Connection, table: str) -> int:
+    count = connection.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(table))).fetchone()
+    assert count is not None
+    return int(count[0])

@@ -1,0 +1,34 @@
+"""Statements as text, with the ledger's states filled in from their one table."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from psycopg import sql
+
+from models.ledger import IN_TABLE, OUTBOUND_TRANSITIONS, FileStatus, OutboundStatus
+
+
+def _listed(states: Iterable[StrEnum]) -> sql.Composable:
+    return sql.SQL("({})").format(sql.SQL(", ").join(sql.Literal(state.value) for state in sorted(states)))
+
+
+STATES: dict[str, sql.Composable] = {
+    **{state.name.lower(): sql.Literal(state.value) for state in (*FileStatus, *OutboundStatus)},
+    "in_table": _listed(IN_TABLE),
+}
+"""`{written}` is a state; `{in_table}` are the states of a file of which records are in the flow's table."""
+
+
+def statement(text: str, **parts: sql.Composable) -> bytes:
+    """The statement with states and parts in the place of their names in braces."""
+    return sql.SQL(text).format(**STATES, **parts).as_bytes(None)
+
+
+def transition(text: str, source: OutboundStatus, target: OutboundStatus, **parts: sql.Composable) -> bytes:
+    """The same for a statement that changes outbound files from `{source}` to `{target}`.
+
+    Raises ValueError, when the module is imported, for a change that the table of transitions does not have.
+    """
+    if target not in OUTBOUND_TRANSITIONS[source]:
+        raise ValueError(f"an outbound file that is {source} never becomes {target}")
+    return statement(text, source=sql.Literal(source.value), target=sql.Literal(target.value), **parts)

@@ -1,0 +1,1 @@
+"""Talking to partners: HTTP, SSH, and the one policy of trying again."""

@@ -1,0 +1,64 @@
+"""The one policy of trying again: after how long, with jitter, and for requests how often."""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+
+from models.errors import RetryLater
+
+T = TypeVar("T")
+
+_DOUBLINGS = 30
+"""2**30 of any first pause is longer than every longest one; beyond that floats overflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Pauses that double from the first to the longest, each shortened by chance to between half and all of it.
+
+    The chance keeps those who failed together from coming back together.
+    """
+
+    first_seconds: float
+    longest_seconds: float
+
+    def pause_seconds(self, failures: int, *, at_least: float = 0.0) -> float:
+        """The pause after a failure, with so many failures in a row before it.
+
+        at_least: what whoever failed asked for.
+        """
+        pause = min(self.first_seconds * 2.0 ** min(failures, _DOUBLINGS), self.longest_seconds)
+        return max(pause * random.uniform(0.5, 1), at_least)  # noqa: S311
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a request is sent, with pauses in between.
+
+    patience_seconds: a partner that wants us to come back later than that is not waited for here.
+    """
+
+    tries: int
+    backoff: Backoff
+    patience_seconds: float
+
+    async def __call__(self, request: Callable[[], Awaitable[T]]) -> T:
+        """What the request gives; its last error when every try ends in a RetryLater, or at once any other."""
+        attempts = AsyncRetrying(
+            stop=stop_after_attempt(self.tries),
+            retry=retry_if_exception(self._may_pass),
+            wait=self._pause_seconds,
+            reraise=True,
+        )
+        return await attempts(request)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        return isinstance(error, RetryLater) and error.after_seconds <= self.patience_seconds
+
+    def _pause_seconds(self, tried: RetryCallState) -> float:
+        error = tried.outcome.exception() if tried.outcome else None
+        asked = error.after_seconds if isinstance(error, RetryLater) else 0.0
+        return self.backoff.pause_seconds(tried.attempt_number - 1, at_least=asked)

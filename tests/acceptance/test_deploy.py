@@ -1,0 +1,124 @@
+"""The unit, the image and the composition say what they promise."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import settings
+from commands.demo_stage import PORTS
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "deploy" / "tidegate.service"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
+
+
+def unit() -> dict[str, list[str]]:
+    pairs = [line.split("=", 1) for line in UNIT.read_text().splitlines() if re.match(r"\w+=", line)]
+    keys = {key for key, _ in pairs}
+    return {key: [value for k, value in pairs if k == key] for key in keys}
+
+
+def systemd_analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+
+
+@needs_systemd
+def test_exposure_is_at_most_2_5() -> None:
+    ran = systemd_analyze("security", "--offline=true", "--threshold=25", UNIT)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    exposure = re.search(r"exposure level for tidegate\.service: ([\d.]+)", ran.stdout)
+    assert exposure is not None
+    assert float(exposure[1]) <= 2.5
+
+
+@needs_systemd
+def test_systemd_understands_every_line(tmp_path: Path) -> None:
+    copy = tmp_path / UNIT.name
+    # The program is not installed here; everything else is as it is.
+    copy.write_text(re.sub("(?m)^ExecStart=.*", "ExecStart=/bin/true", UNIT.read_text()))
+    ran = systemd_analyze("verify", "--man=no", "--recursive-errors=no", copy)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_unit_names_only_settings() -> None:
+    set_here = dict(value.split("=", 1) for value in unit()["Environment"])
+    assert {name for name in set_here if not name.startswith("PYTHON")} <= set(settings.names())
+
+
+def test_unit_may_write_wherever_the_daemon_writes() -> None:
+    set_here = dict(value.split("=", 1) for value in unit()["Environment"])
+    writable = ("/var/lib/tidegate/", "/var/log/tidegate/")
+    for name, field in settings.Settings.model_fields.items():
+        if isinstance(field.default, Path):
+            assert set_here[name.upper()].startswith(writable), name
+    assert unit()["StateDirectory"] == ["tidegate tidegate/input tidegate/output tidegate/archive tidegate/rejected"]
+
+
+def test_unit_is_watched_and_comes_back_for_ever() -> None:
+    read = unit()
+    assert read["Type"] == ["notify"]
+    assert read["WatchdogSec"] == ["30"]
+    assert read["Restart"] == ["on-failure"]
+    assert read["StartLimitIntervalSec"] == ["0"]
+    assert int(read["TimeoutStopSec"][0]) > 10
+
+
+def test_composition_starts_tidegate_after_a_healthy_postgres() -> None:
+    postgres, tidegate = COMPOSE["services"]["postgres"], COMPOSE["services"]["tidegate"]
+    assert postgres["image"] == "postgres:18"
+    assert postgres["ports"] == ["127.0.0.1:5433:5432"]
+    assert postgres["volumes"] == ["postgres:/var/lib/postgresql"]
+    assert "pg_isready" in postgres["healthcheck"]["test"][1]
+    assert "depends_on" not in postgres
+    assert tidegate["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert {service["restart"] for service in (postgres, tidegate)} == {"unless-stopped"}
+
+
+def test_composition_mounts_the_folders_that_the_image_uses() -> None:
+    tidegate = COMPOSE["services"]["tidegate"]
+    mounts = dict(volume.split(":") for volume in tidegate["volumes"])
+    in_image = dict(re.findall(r"^ +([A-Z_]+)=(\S+)", DOCKERFILE, re.MULTILINE))
+    for name in ("input", "output", "archive", "rejected"):
+        assert mounts[f"./{name}"] == in_image[f"{name.upper()}_DIR"]
+        # Docker would make a missing folder as root's, and the daemon could not write there.
+        assert (ROOT / name / ".gitkeep").exists()
+    assert in_image["DATA_DIR"] == mounts["state"]
+    assert in_image["LOG_FILE"].startswith(mounts["state"])
+
+
+def test_composition_shows_the_demo_on_loopback_when_asked() -> None:
+    demo = COMPOSE["services"]["demo"]
+    assert demo["profiles"] == ["demo"]
+    assert demo["command"][:3] == ["python", "main.py", "demo"]
+    published = [port.split(":") for port in demo["ports"]]
+    assert all(address == "127.0.0.1" and outside == inside for address, outside, inside in published)
+    ends = [[int(end) for end in inside.split("-")] for _, _, inside in published]
+    open_ports = {port for end in ends for port in range(end[0], end[-1] + 1)}
+    assert open_ports == set(PORTS.values())
+
+
+def test_containers_are_confined() -> None:
+    for name in ("tidegate", "demo"):
+        service = COMPOSE["services"][name]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.search(r"^USER (?!root|0)\w+$", DOCKERFILE, re.MULTILINE)
+    assert "HEALTHCHECK" in DOCKERFILE
+
+
+def test_image_holds_the_program_and_no_secrets() -> None:
+    ignore = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert ignore[0] == "*"
+    let_in = {line[1:] for line in ignore if line.startswith("!")}
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
+    assert let_in == {*packages, "partners", "main.py", "settings.py", "requirements.txt", "sample_files"}

@@ -1,0 +1,1 @@
+"""With a real PostgreSQL, real sockets, a daemon in this process."""

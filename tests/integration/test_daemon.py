@@ -1,0 +1,145 @@
+"""The daemon's loop: it stops when told, lives through mistakes, and keeps up with a burst."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from loguru import logger
+
+from file_processing.inbound.archive import Filer
+from services.runtime import status_file
+from services.runtime.status_file import Phase, Publisher
+from tests.support.sites import Site, running
+from tests.support.waiting import eventually
+
+T1 = "2022-05-05T22:02:34Z"
+LONG = 250_000
+
+LOADING = """
+select 1 from pg_locks join pg_database d on d.oid = database
+where locktype = 'advisory' and granted and objid = hashtext('vehicle_status')::oid and datname = current_database()
+"""
+
+
+def reports(*vehicles: str) -> list[dict[str, object]]:
+    return [{"vehicle_id": v, "report_time": T1, "status": "driving"} for v in vehicles]
+
+
+def drop(site: Site, name: str, content: object) -> Path:
+    return site.drop(name, content, flow="vehicle_status")
+
+
+def started(site: Site) -> "subprocess.Popen[str]":
+    process = site.start()
+    eventually(
+        lambda: [d for d in status_file.running(site.settings.data_dir) if d.state is Phase.WATCHING],
+        timeout=40,
+        what="a daemon at work",
+    )
+    return process
+
+
+def stopped_in(site: Site, process: "subprocess.Popen[str]", how: signal.Signals = signal.SIGTERM) -> float:
+    """Seconds that it took; it has to end well."""
+    begin = time.monotonic()
+    assert site.stop(process, how) == 0
+    return time.monotonic() - begin
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    lines: list[str] = []
+    number = logger.add(lambda line: lines.append(str(line).rstrip()), format="{level} {message}", level="DEBUG")
+    yield lines
+    logger.remove(number)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_daemon_leaves_at_once(site: Site, how: signal.Signals) -> None:
+    process = started(site)
+    assert stopped_in(site, process, how) < 2
+    assert status_file.running(site.settings.data_dir) == []
+    assert list((site.settings.data_dir / "run").iterdir()) == []
+
+
+def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site) -> None:
+    process = started(site)
+    record = '{"vehicle_id": "v%d", "report_time": "2022-05-05T22:02:34Z", "status": "driving"}'
+    drop(site, "long.json", "[" + ",\n".join(record % n for n in range(LONG)) + "]")
+    loading = "select 1 from pg_locks where locktype = 'advisory' and granted and mode = 'ExclusiveLock'"
+    eventually(
+        lambda: site.query(f"{loading} and database = (select oid from pg_database where datname = current_database())")
+    )
+    assert stopped_in(site, process) < 10
+    assert site.ledger() == []
+    assert site.query("select count(*) as n from vehicles_status") == [{"n": 0}]
+    assert [path.name for path in site.waiting()] == ["long.json"]
+    assert "WARNING" not in site.log()
+    with running(site):
+        (line,) = site.settled(1)
+    assert (line["status"], line["inserted"]) == ("loaded", LONG)
+    assert site.waiting() == []
+
+
+def test_a_daemon_told_to_stop_does_not_wait_for_another_application(site: Site) -> None:
+    process = started(site)
+    with psycopg.connect(site.url) as other:
+        other.execute("lock table vehicles_status in share mode")
+        drop(site, "a.json", reports("a"))
+        eventually(lambda: site.query("select 1 from pg_stat_activity where wait_event_type = 'Lock'"))
+        assert stopped_in(site, process) < 10
+    assert [path.name for path in site.waiting()] == ["a.json"]
+    assert site.ledger() == []
+
+
+def test_a_burst_that_goes_on_while_files_load(live: Site) -> None:
+    for n in range(2_000):
+        flow = ("vehicle_status", "work_orders")[n % 2]
+        order = {"orderNo": n, "summary": "Pump", "creationDate": T1, "lastUpdateDate": T1}
+        live.drop(f"{n}.json", order if n % 2 else reports(f"v{n}"), flow=flow)
+    lines = live.settled(2_000)
+    assert {line["status"] for line in lines} == {"loaded"}
+    assert (len(live.rows("vehicles_status")), len(live.rows("work_orders"))) == (1_000, 1_000)
+    assert live.waiting() == []
+
+
+def test_a_mistake_of_ours_is_told_with_its_traceback_and_tried_again(
+    live: Site, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("file_processing.daemon.LONGEST_PAUSE_SECONDS", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Filer, "file", lambda *_: 1 / 0)
+        drop(live, "a.json", reports("a"))
+        eventually(lambda: any("unexpected, trying again" in line for line in logged))
+        assert any("ZeroDivisionError" in line for line in logged)
+    (line,) = live.settled(1)
+    assert line["status"] == "loaded"
+    assert live.waiting() == []
+
+
+def test_healing_that_fails_keeps_no_file_from_loading(
+    site: Site, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heal(*_: Any) -> None:
+        raise PermissionError("rejected/")
+
+    monkeypatch.setattr("file_processing.inbound.recovery.heal", heal)
+    with running(site):
+        drop(site, "a.json", reports("a"))
+        assert site.settled(1)[0]["status"] == "loaded"
+    assert any("cannot be put in order" in line for line in logged)
+
+
+def test_a_full_disk_under_the_daemons_state_does_not_end_it(live: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(*_: Any, **__: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Publisher, "update", update)
+    drop(live, "a.json", reports("a"))
+    assert live.settled(1)[0]["status"] == "loaded"

@@ -1,0 +1,454 @@
+"""Delivery to partners: each file once, in order, whatever goes wrong on the way."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import httpx
+import pytest
+from fastapi import HTTPException
+from loguru import logger
+
+import flows as flow_folder
+from models.connector import RestDestination, Setting
+from models.errors import RetryLater, StopConnector
+from partners.crm import Crm
+from partners.erp import Erp, NewOrder
+from partners.inventory import Inventory
+from partners.state import Document
+from services.destinations import delivery, rest as rest_destination
+from services.destinations.rest import RestSender
+from services.runtime import supervisor
+from tests.integration.test_sources import connector
+from tests.support.sites import Site, running
+from tests.support.waiting import eventually
+
+FLOWS = flow_folder.discover()
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "UNCERTAIN_SECONDS", 0.1)
+    monkeypatch.setattr(delivery, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.05)
+
+
+def an_order(number: str = "1", **changes: object) -> dict[str, object]:
+    line = {"line_number": 1, "sku": "A", "quantity": 2, "unit_price": 9.5}
+    order: dict[str, object] = {"partner": "p", "order_number": number, "ordered_at": "2026-01-31T08:00:00Z"}
+    return order | {"currency": "EUR", "buyer": {"name": "B"}, "lines": [line]} | changes
+
+
+def a_customer(number: int = 1) -> dict[str, object]:
+    return {
+        "id": f"6f9619ff-8b86-4011-b42d-{number:012}",
+        "name": "Ada",
+        "email": f"{number}@example.com",
+        "created_at": "2026-01-31T08:00:00Z",
+    }
+
+
+@pytest.fixture
+def selling(site: Site, erp: Erp) -> Site:
+    site.connect(ERP_API_URL=erp.url, ERP_API_TOKEN=erp.token)
+    return site
+
+
+@pytest.fixture
+def packing(site: Site, inventory: Inventory) -> Site:
+    site.connect(INVENTORY_API_URL=inventory.url)
+    return site
+
+
+def sent(site: Site) -> list[dict[str, Any]]:
+    return site.query("select * from tidegate.outbound_file order by id")
+
+
+def all_are(site: Site, status: str, count: int = 1, timeout: float = 20) -> list[dict[str, Any]]:
+    eventually(
+        lambda: [file["status"] for file in sent(site)] == [status] * count,
+        timeout=timeout,
+        what=f"{count} {status}; there are {[(f['name'], f['status'], f['last_error']) for f in sent(site)]}",
+    )
+    return sent(site)
+
+
+def let_time_pass(site: Site) -> None:
+    """As if the partner had had the time that he is given to finish."""
+    site.execute("update tidegate.outbound_file set next_attempt_at = now() where next_attempt_at is not null")
+
+
+def posts(partner: Erp | Inventory) -> list[Any]:
+    return [request for request in partner.received if request.method == "POST"]
+
+
+def test_an_order_reaches_the_erp_and_its_answer_is_kept(selling: Site, erp: Erp) -> None:
+    with running(selling):
+        selling.drop("o.json", an_order("7"), flow="orders")
+        (file,) = all_are(selling, "delivered")
+        booked = erp.find("p", "7")
+        assert booked is not None
+        assert file["delivered_as"] == {"status": 201, "body": {"id": booked["id"], "number": booked["number"]}}
+        place = selling.settings.output_dir / "orders" / "delivered" / "p" / "7.json"
+        eventually(place.exists, what="the filed file")
+        eventually(lambda: sent(selling)[0]["filed_as"] == str(place), what="its place")
+        assert not (selling.settings.output_dir / "orders" / "p" / "7.json").exists()
+        assert booked["number"] in selling.call("trace", "orders", "p", "7").stdout
+
+
+def test_the_idempotency_key_is_a_quoted_string(site: Site, inventory: Inventory, erp: Erp) -> None:
+    inventory.idempotent = True
+    site.connect(INVENTORY_API_URL=inventory.url, ERP_API_URL=erp.url, ERP_API_TOKEN=erp.token)
+    with running(site):
+        site.drop("c.json", a_customer(), flow="customers")
+        site.drop("o.json", an_order(), flow="orders")
+        files = {file["flow"]: file for file in all_are(site, "delivered", 2)}
+    (to_inventory,), (to_erp,) = posts(inventory), posts(erp)
+    expected = uuid5(NAMESPACE_URL, f"tidegate:customers:{a_customer()['id']}")
+    assert to_inventory.headers["idempotency-key"] == f'"{expected}"'
+    assert to_erp.headers["idempotency-key"].startswith(f'"{files["orders"]["id"]}-')
+
+
+def test_an_order_that_was_committed_and_not_answered_is_looked_up(
+    selling: Site, erp: Erp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erp.faults.lose_rate, erp.faults.times, erp.faults.hang_seconds = 1, 1, 0.3
+    erp.faults.methods = ["POST"]
+    with running(selling):
+        selling.drop("o.json", an_order("7"), flow="orders")
+        (file,) = all_are(selling, "delivered")
+    assert len(posts(erp)) == 1
+    assert file["delivered_as"]["found"]["external_order_no"] == "7"
+
+
+@pytest.mark.parametrize("fault", ["lose_rate", "cut_rate", "garble_rate"])
+def test_a_partner_who_does_not_notice_repetitions_gets_none(fault: str, packing: Site, inventory: Inventory) -> None:
+    inventory.faults.times, inventory.faults.hang_seconds, inventory.faults.methods = 3, 0.2, ["POST"]
+    setattr(inventory.faults, fault, 1)
+    with running(packing):
+        packing.drop("c.json", [a_customer(number) for number in range(5)], flow="customers")
+        all_are(packing, "delivered", 5)
+    assert [len(inventory.of_customer(str(a_customer(number)["id"]))) for number in range(5)] == [1] * 5
+
+
+def test_what_is_under_way_when_the_daemon_stops_is_finished(packing: Site, inventory: Inventory) -> None:
+    inventory.faults.latency_seconds = 0.5
+    with running(packing):
+        packing.drop("c.json", a_customer(), flow="customers")
+        eventually(lambda: posts(inventory), what="the request")
+    assert [file["status"] for file in sent(packing)] == ["delivered"]
+
+
+def test_a_partner_may_finish_what_the_daemon_did_not_wait_for(
+    packing: Site, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "FINISH_SECONDS", 0.05)
+    inventory.faults.latency_seconds = 2
+    with running(packing):
+        packing.drop("c.json", a_customer(), flow="customers")
+        eventually(lambda: posts(inventory), what="the request")
+    inventory.faults.latency_seconds = 0
+    (file,) = sent(packing)
+    assert (file["next_attempt_at"] - file["sent_at"]).total_seconds() > 30
+    with running(packing):
+        eventually(
+            lambda: "sent before the daemon ended" in connector(packing, "customers/inventory").get("detail", ""),
+            what="the wait",
+        )
+        eventually(lambda: inventory.of_customer(str(a_customer()["id"])), what="the late request")
+        let_time_pass(packing)
+        (file,) = all_are(packing, "delivered")
+    assert len(posts(inventory)) == 1
+    assert "found" in file["delivered_as"]
+
+
+def test_what_a_partner_took_before_the_connector_stopped_is_looked_up(
+    packing: Site, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, running(packing):
+        patched.setattr(rest_destination, "ANSWER_BYTES", 10)
+        packing.drop("c.json", a_customer(), flow="customers")
+        eventually(lambda: connector(packing, "customers/inventory").get("phase") == "stopped", what="the stop")
+    assert sent(packing)[0]["sent_at"] is not None
+    with running(packing):
+        all_are(packing, "delivered")
+    assert len(posts(inventory)) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (303, delivery.DoubtfulStop),
+        (401, StopConnector),
+        (409, delivery.Refused),
+        (429, RetryLater),
+        (500, delivery.Doubtful),
+        (503, RetryLater),
+    ],
+)
+def test_what_an_answer_means(status: int, error: type[Exception], site: Site) -> None:
+    destination = RestDestination("partner", Setting("ANY_URL"), "/things")
+    site.connect(ANY_URL="http://partner")
+
+    async def send() -> None:
+        async with RestSender(destination, site.settings) as sender:
+            sender._client._transport = httpx.MockTransport(
+                lambda _: httpx.Response(status, stream=httpx.ByteStream(b""))
+            )
+            await sender.send(delivery.Parcel(1, "a.json", b"{}", b"", doubtful=False))
+
+    with pytest.raises(error) as raised:
+        asyncio.run(send())
+    assert type(raised.value) is error
+
+
+def test_what_a_partner_says_can_be_stored(selling: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object) -> None:
+        raise delivery.Refused("no\0\x1b[2J\udc80 never")
+
+    monkeypatch.setattr(RestSender, "send", refuse)
+    with running(selling):
+        selling.drop("o.json", an_order(), flow="orders")
+        (file,) = all_are(selling, "failed")
+    assert file["last_error"] == "no [2J never"
+
+
+def test_a_look_up_that_fails_changes_nothing_about_a_409(selling: Site, erp: Erp) -> None:
+    erp.faults.error_rate, erp.faults.error_status, erp.faults.methods = 1, 400, ["GET"]
+    with running(selling):
+        selling.drop("1.json", an_order("7"), flow="orders")
+        all_are(selling, "delivered")
+        selling.drop("2.json", an_order("7", revised_at="2026-02-01T00:00:00Z", currency="SEK"), flow="orders")
+        files = all_are(selling, "delivered", 2)
+    assert (files[1]["delivered_as"]["status"], files[1]["delivered_as"]["found"]) == (409, None)
+    assert len(posts(erp)) == 2
+
+
+def test_a_look_up_that_is_refused_holds_back_its_own_file_only(packing: Site, inventory: Inventory) -> None:
+    inventory.faults.lose_rate, inventory.faults.times, inventory.faults.hang_seconds = 1, 1, 0.1
+    inventory.faults.methods = ["POST"]
+    with running(packing):
+        packing.drop("1.json", a_customer(1), flow="customers")
+        eventually(lambda: posts(inventory), what="the lost request")
+        inventory.faults.error_rate, inventory.faults.error_status, inventory.faults.times = 1, 400, None
+        inventory.faults.lose_rate, inventory.faults.methods = 0, ["GET"]
+        eventually(lambda: "answers 400" in (sent(packing)[0]["last_error"] or ""), what="the refusal")
+        packing.drop("2.json", a_customer(2), flow="customers")
+        eventually(lambda: [file["status"] for file in sent(packing)] == ["written", "delivered"], what="the other")
+        inventory.faults.error_rate = 0
+        all_are(packing, "delivered", 2)
+    assert len(posts(inventory)) == 2
+
+
+def test_an_order_that_the_erp_has_already_counts_as_delivered(selling: Site, erp: Erp) -> None:
+    said: list[str] = []
+    sink = logger.add(said.append, format="{level} {message}")
+    with running(selling):
+        selling.drop("1.json", an_order("7"), flow="orders")
+        all_are(selling, "delivered")
+        selling.drop("2.json", an_order("7", revised_at="2026-02-01T00:00:00Z", currency="SEK"), flow="orders")
+        files = all_are(selling, "delivered", 2)
+    logger.remove(sink)
+    assert f"INFO orders/erp has #{files[0]['id']} p/7.json\n" in said
+    assert f"INFO orders/erp has #{files[1]['id']} p/7.json already\n" in said
+    assert files[1]["delivered_as"]["status"] == 409
+    assert files[1]["delivered_as"]["found"]["external_order_no"] == "7"
+    names = sorted(path.name for path in (selling.settings.output_dir / "orders" / "delivered" / "p").iterdir())
+    assert names == [f"7.{files[1]['id']}.json", "7.json"]
+
+
+def test_a_refused_file_is_kept_and_told_and_holds_nobody_back(selling: Site, erp: Erp) -> None:
+    line = {"line_number": 1, "sku": "DISCONTINUED", "quantity": 1, "unit_price": 1}
+    with running(selling):
+        selling.drop("o.json", [an_order("1", lines=[line]), an_order("2")], flow="orders")
+        eventually(lambda: {f["status"] for f in sent(selling)} == {"failed", "delivered"}, what="both")
+        (refused,) = [file for file in sent(selling) if file["status"] == "failed"]
+        assert "line 1: the article is not sold" in refused["last_error"]
+        shown = selling.call("status").stdout
+        assert f"refused     1 file by a partner, the last is #{refused['id']}: 422" in " ".join(shown.split("\n"))
+        assert (selling.settings.output_dir / "orders" / "p" / "1.json").exists()
+        erp.not_sold.clear()
+        assert (
+            f"#{refused['id']} will be delivered again"
+            in selling.call("retry", "--outbound", str(refused["id"])).stdout
+        )
+        all_are(selling, "delivered", 2)
+        assert "no partner refused a file" in selling.call("retry", "--refused").stdout
+
+
+def test_bad_credentials_stop_the_destination_and_files_wait(selling: Site, erp: Erp) -> None:
+    selling.connect(ERP_API_TOKEN="wrong")
+    with running(selling):
+        selling.drop("o.json", an_order(), flow="orders")
+        eventually(lambda: connector(selling, "orders/erp").get("phase") == "stopped", what="the stop")
+        assert "ERP_API_TOKEN" in connector(selling, "orders/erp")["hint"]
+    assert len(posts(erp)) == 1
+    assert [(file["status"], file["sent_at"]) for file in sent(selling)] == [("written", None)]
+    selling.connect(ERP_API_TOKEN=erp.token)
+    with running(selling):
+        all_are(selling, "delivered")
+
+
+def test_an_outage_delays_one_partner_and_no_other(
+    site: Site, inventory: Inventory, erp: Erp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.connect(INVENTORY_API_URL=inventory.url, ERP_API_URL=erp.url, ERP_API_TOKEN=erp.token)
+    erp.stop()
+    with running(site):
+        site.drop("o.json", [an_order(str(number)) for number in range(20)], flow="orders")
+        eventually(lambda: connector(site, "orders/erp").get("phase") == "failing", what="the fault")
+        site.drop("c.json", a_customer(), flow="customers")
+        eventually(lambda: inventory.of_customer(str(a_customer()["id"])), what="the other partner's")
+        attempts = site.query("select count(*) as n from tidegate.outbound_file where flow = 'orders' and attempts > 1")
+        assert attempts == [{"n": 1}]
+        erp.start()
+        eventually(lambda: len(erp.orders) == 20, timeout=30, what="all orders")
+        all_are(site, "delivered", 21)
+    assert len(posts(erp)) == 20
+
+
+def test_a_busy_partner_is_left_alone_for_as_long_as_he_says(selling: Site, erp: Erp) -> None:
+    erp.faults.throttle_rate, erp.faults.times, erp.faults.retry_after_seconds = 1, 1, 2
+    with running(selling):
+        selling.drop("o.json", [an_order("1"), an_order("2")], flow="orders")
+        all_are(selling, "delivered", 2)
+    first, second, _ = posts(erp)
+    assert (second.time - first.time).total_seconds() >= 2
+
+
+def test_a_doubtful_order_is_not_overtaken(selling: Site, erp: Erp) -> None:
+    erp.faults.error_rate, erp.faults.error_status, erp.faults.times, erp.faults.methods = 1, 500, 1, ["POST"]
+    with running(selling):
+        selling.drop("o.json", [an_order("1"), an_order("2")], flow="orders")
+        all_are(selling, "delivered", 2)
+    assert [json.loads(post.body)["external_order_no"] for post in posts(erp)] == ["1", "1", "2"]
+
+
+def test_one_order_that_breaks_the_erp_holds_back_the_others_for_a_few_tries_only(
+    selling: Site, erp: Erp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = erp._book
+
+    def breaks(new: NewOrder) -> Document:
+        if new.external_order_no == "1":
+            raise HTTPException(500, "a mistake of the ERP")
+        return book(new)
+
+    monkeypatch.setattr(erp, "_book", breaks)
+    with running(selling):
+        selling.drop("o.json", [an_order("1"), an_order("2")], flow="orders")
+        eventually(lambda: [file["status"] for file in sent(selling)] == ["written", "delivered"], what="the other")
+        assert sent(selling)[0]["attempts"] >= delivery.DOUBTS
+        monkeypatch.setattr(erp, "_book", book)
+        all_are(selling, "delivered", 2)
+    numbers = [json.loads(post.body)["external_order_no"] for post in posts(erp)]
+    assert numbers[: numbers.index("2")] == ["1"] * (delivery.DOUBTS - 1)
+
+
+def test_a_newer_state_takes_the_place_of_one_that_waits(selling: Site, erp: Erp) -> None:
+    erp.stop()
+    with running(selling):
+        selling.drop("1.json", an_order("7", currency="EUR"), flow="orders")
+        eventually(lambda: connector(selling, "orders/erp").get("phase") == "failing", what="the fault")
+        selling.drop("2.json", an_order("7", currency="SEK", revised_at="2026-02-01T00:00:00Z"), flow="orders")
+        eventually(lambda: len(sent(selling)) == 2 and sent(selling)[1]["status"] == "written", what="the newer one")
+        erp.start()
+        eventually(lambda: [f["status"] for f in sent(selling)] == ["superseded", "delivered"], timeout=30)
+    (post,) = posts(erp)
+    assert json.loads(post.body)["currency"] == "SEK"
+
+
+def test_a_file_that_someone_else_took_or_changed_is_told(selling: Site, erp: Erp) -> None:
+    erp.stop()
+    with running(selling):
+        selling.drop("o.json", [an_order("1"), an_order("2")], flow="orders")
+        eventually(lambda: connector(selling, "orders/erp").get("phase") == "failing", what="the fault")
+        eventually(lambda: len([f for f in sent(selling) if f["status"] == "written"]) == 2, what="both")
+        folder = selling.settings.output_dir / "orders" / "p"
+        (folder / "1.json").unlink()
+        (folder / "2.json").write_text("{}")
+        erp.start()
+        files = all_are(selling, "failed", 2)
+    assert [file["last_error"] for file in files] == [
+        "p/1.json is no longer in the output folder",
+        "p/2.json was changed by someone else",
+    ]
+    said = selling.call("retry", "--refused").stdout
+    assert said.count("1 row will go out again") == 2
+    with running(selling):
+        eventually(lambda: len(erp.orders) == 2, what="both orders")
+        eventually(
+            lambda: [f["status"] for f in sent(selling)] == ["superseded"] * 2 + ["delivered"] * 2, what="new files"
+        )
+
+
+def test_a_file_that_goes_out_once_and_was_taken_is_told(packing: Site, inventory: Inventory) -> None:
+    inventory.stop()
+    with running(packing):
+        packing.drop("c.json", a_customer(), flow="customers")
+        eventually(lambda: connector(packing, "customers/inventory").get("phase") == "failing", what="the fault")
+        (path,) = (packing.settings.output_dir / "customers").glob("*.json")
+        content = path.read_bytes()
+        path.unlink()
+        inventory.start()
+        (file,) = all_are(packing, "failed")
+        assert "put the file back" in packing.call("retry", "--outbound", str(file["id"]), expect=2).stderr
+        path.write_bytes(content)
+        assert "will be delivered again" in packing.call("retry", "--outbound", str(file["id"])).stdout
+        all_are(packing, "delivered")
+
+
+def test_files_of_the_time_before_the_destination_are_delivered(site: Site, erp: Erp) -> None:
+    with running(site):
+        site.drop("o.json", [an_order(str(number)) for number in range(3)], flow="orders")
+        all_are(site, "written", 3)
+    site.connect(ERP_API_URL=erp.url, ERP_API_TOKEN=erp.token)
+    with running(site):
+        all_are(site, "delivered", 3)
+    assert [json.loads(post.body)["external_order_no"] for post in posts(erp)] == ["0", "1", "2"]
+
+
+def test_two_daemons_deliver_each_file_once(packing: Site, inventory: Inventory) -> None:
+    for _ in range(2):
+        packing.start()
+    packing.drop("c.json", [a_customer(number) for number in range(100)], flow="customers")
+    all_are(packing, "delivered", 100, timeout=60)
+    assert len(posts(inventory)) == 100
+
+
+def test_a_customer_gets_one_package_over_kills_and_an_outage(site: Site, crm: Crm, inventory: Inventory) -> None:
+    site.connect(CRM_API_URL=crm.url, INVENTORY_API_URL=inventory.url, POLLING_INTERVAL_SECONDS="0.2")
+    inventory.faults.lose_rate, inventory.faults.times, inventory.faults.hang_seconds = 1, 2, 20
+    inventory.faults.methods = ["POST"]
+    made = [crm.create(f"Customer {number}", f"{number}@example.com")["id"] for number in range(5)]
+    for _ in range(2):
+        daemon = site.start()
+        before = len(posts(inventory))
+        eventually(lambda before=before: len(inventory.package_requests) > before, timeout=40, what="a request")  # type: ignore[misc]  # mypy: default
+        daemon.kill()
+        daemon.wait()
+        let_time_pass(site)
+    inventory.stop()
+    site.start()
+    eventually(lambda: connector(site, "customers/inventory").get("phase") == "failing", timeout=40, what="the outage")
+    made.append(crm.create("Late", "late@example.com")["id"])
+    eventually(lambda: len(site.rows("customers")) == 6, what="the customer that comes meanwhile")
+    inventory.start()
+    all_are(site, "delivered", 6, timeout=60)
+    assert [len(inventory.of_customer(customer)) for customer in made] == [1] * 6
+
+
+def test_the_files_of_a_document_are_told_by_their_names() -> None:
+    flow = FLOWS["orders"]
+    erp, answers = delivery.names_of(flow, [""]), delivery.names_of(flow, ["ordrsp", "contrl", "855", "997"])
+    for name in ("p/1.json", "ordrsp/1.json", "855/1.json"):
+        assert bool(re.match(erp, name)), name
+        assert not re.match(answers, name), name
+    for outbound in flow.outbound:
+        if outbound.name:
+            name = f"{outbound.name}/x/1{Path(outbound.file_name).suffix}"
+            assert re.match(answers, name), name
+            assert not re.match(erp, name), name

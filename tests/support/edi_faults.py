@@ -1,0 +1,17 @@
+"""Points at which a daemon kills itself on an interchange's way."""
+
+from file_processing.inbound.load import Loader
+from file_processing.outbound import worker
+from services.ledger import inbound as ledger, interchanges, outbound
+from tests.support.fault_points import Patch, after, before
+
+POINTS: dict[str, Patch] = {
+    "the reference is claimed": after(interchanges, "claim"),
+    "before the answer is sealed": before(outbound, "seal_answer"),
+    "the answer is sealed": after(outbound, "seal_answer"),
+    "after the commit": after(Loader, "load"),
+    "before the file is marked as filed": before(ledger, "mark_filed"),
+    "before an answer is written": before(worker, "write"),
+    "an answer is written": after(worker, "write"),
+    "two answers are written": after(worker, "write", 2),
+}

@@ -1,0 +1,1 @@
+"""Pure logic and files in a temporary folder: no database, no network."""

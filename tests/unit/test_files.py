@@ -1,0 +1,278 @@
+"""Moving a file out of the input folder: never over another one, never one that was not read."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given, strategies as st
+from services.files.filing import Identity, move, numbered, rename, with_suffix
+
+from models.errors import FileGone, RetryLater
+from services.files import filing
+from tests.support import fault_points
+
+
+def identity(path: Path) -> Identity:
+    return Identity.of(path.lstat())
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A dropped file."""
+    path = tmp_path / "input" / "a.json"
+    path.parent.mkdir()
+    path.write_text("new")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where it goes; it does not exist yet."""
+    return tmp_path / "archive" / "flow" / "2026-01-31"
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture(
+    params=[lambda: None, fault_points.without_renameat2, fault_points.two_file_systems],
+    ids=["one file system", "without renameat2", "two file systems"],
+)
+def anywhere(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever the file systems are."""
+    request.param()
+    yield
+    mock.patch.stopall()
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_a_file_moves_into_a_folder_that_is_made(source: Path, folder: Path) -> None:
+    os.utime(source, ns=(1, 1_234_567_890_123_456_789))
+    assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.json"
+    assert content(folder) == {"a.json": "new"}
+    assert (folder / "a.json").stat().st_mtime_ns == 1_234_567_890_123_456_789
+    assert not source.exists()
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_a_name_that_is_taken_gets_the_number_and_one_more_if_need_be(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text("old")
+    (folder / "a.7.json").write_text("a sender called it so")
+    assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.7-2.json"
+    assert content(folder) == {"a.json": "old", "a.7.json": "a sender called it so", "a.7-2.json": "new"}
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("taken", ["a folder", "a link", "a dangling link", "a pipe"])
+def test_whatever_has_the_name_keeps_it(source: Path, folder: Path, taken: str) -> None:
+    folder.mkdir(parents=True)
+    target = folder / "a.json"
+    match taken:
+        case "a folder":
+            target.mkdir()
+        case "a link":
+            target.symlink_to(source)
+        case "a dangling link":
+            target.symlink_to("nowhere")
+        case "a pipe":
+            os.mkfifo(target)
+    before = target.lstat()
+    assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.7.json"
+    assert (target.lstat().st_ino, target.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link"])
+def test_what_is_no_file_moves_as_it_is(tmp_path: Path, folder: Path, kind: str, source: Path) -> None:
+    odd = source.parent / "odd"
+    match kind:
+        case "pipe":
+            os.mkfifo(odd)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(os.path.relpath(odd))
+        case "link":
+            odd.symlink_to(source)
+    mode = odd.lstat().st_mode
+    target = move(odd, folder, "odd", 7, identity(odd))
+    assert (stat.S_IFMT(target.lstat().st_mode), os.path.lexists(odd)) == (stat.S_IFMT(mode), False)
+    assert source.read_text() == "new"
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_a_file_that_is_gone_is_said_to_be(source: Path, folder: Path) -> None:
+    was = identity(source)
+    source.unlink()
+    for known in (was, None):
+        with pytest.raises(FileGone):
+            move(source, folder, "a.json", 7, known)
+    assert not folder.exists() or content(folder) == {}
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("how", ["replaced", "appended", "touched"])
+def test_a_file_that_is_another_by_now_stays(source: Path, folder: Path, how: str) -> None:
+    read = identity(source)
+    change(source, how)
+    with pytest.raises(FileGone, match="another file"):
+        move(source, folder, "a.json", 7, read)
+    assert source.exists()
+    assert not folder.exists()
+
+
+def change(source: Path, how: str) -> None:
+    match how:
+        case "replaced":
+            (source.parent / "b").write_text("NEW")
+            (source.parent / "b").rename(source)
+        case "appended":
+            with source.open("a") as file:
+                file.write("more")
+        case "touched":
+            os.utime(source, (1, 1))
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize("how", ["replaced", "appended"])
+def test_a_file_that_becomes_another_while_it_moves_goes_back(source: Path, folder: Path, how: str) -> None:
+    """Between the look and the rename, or between the copy and the removal of the original."""
+    read = identity(source)
+    with at_the_last_moment(lambda: change(source, how)), pytest.raises(FileGone, match="another file"):
+        move(source, folder, "a.json", 7, read)
+    assert content(source.parent) == {"a.json": {"replaced": "NEW", "appended": "newmore"}[how]}
+    assert content(folder) == {}
+
+
+def test_a_third_file_does_not_lose_its_place_to_one_that_goes_back(source: Path, folder: Path) -> None:
+    read = identity(source)
+    original = filing._rename_exclusively
+
+    def rename_and_drop(path: Path, target: Path, number: int) -> None:
+        change(source, "replaced") if path == source else None
+        original(path, target, number)
+        if path == source:
+            source.write_text("third")
+
+    with mock.patch.object(filing, "_rename_exclusively", rename_and_drop), pytest.raises(FileGone):
+        move(source, folder, "a.json", 7, read)
+    assert content(source.parent) == {"a.json": "third", "a.7.json": "NEW"}
+
+
+@pytest.mark.parametrize("how", ["replaced", "appended"])
+def test_a_file_that_becomes_another_while_it_is_copied_stays(source: Path, folder: Path, how: str) -> None:
+    read = identity(source)
+    fault_points.two_file_systems()
+    with at_the_last_moment(lambda: change(source, how), of=".part"), pytest.raises(FileGone, match="another file"):
+        move(source, folder, "a.json", 7, read)
+    mock.patch.stopall()
+    assert content(source.parent) == {"a.json": {"replaced": "NEW", "appended": "newmore"}[how]}
+    assert content(folder) == {}
+
+
+def at_the_last_moment(happens: Callable[[], None], of: str = "") -> "mock._patch[object]":
+    """Right before a file is renamed whose name ends so."""
+    original, left = filing._rename_exclusively, [happens]
+
+    def instead(source: Path, target: Path, number: int) -> None:
+        # The first time it fails where the folder is not there yet.
+        if target.parent.exists() and source.name.endswith(of) and left:
+            left.pop()()
+        original(source, target, number)
+
+    return mock.patch.object(filing, "_rename_exclusively", instead)
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_a_folder_that_cannot_take_it_leaves_it_where_it_is(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "archive").write_text("a file")
+    with pytest.raises(RetryLater, match="cannot be moved"):
+        move(source, tmp_path / "archive" / "flow", "a.json", 7, identity(source))
+    assert source.read_text() == "new"
+
+
+def test_a_full_disk_leaves_it_where_it_is_and_no_part_of_it_behind(source: Path, folder: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    fault_points.two_file_systems()
+    with mock.patch.object(os, "fsync", side_effect=full), pytest.raises(RetryLater, match="No space left"):
+        move(source, folder, "a.json", 7, identity(source))
+    mock.patch.stopall()
+    assert (content(folder), content(source.parent)) == ({}, {"a.json": "new"})
+
+
+def test_a_copy_that_a_crash_left_is_not_made_again(source: Path, folder: Path) -> None:
+    fault_points.two_file_systems()
+    with mock.patch.object(Path, "unlink", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        move(source, folder, "a.json", 7, identity(source))
+    assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.json"
+    mock.patch.stopall()
+    assert (content(folder), content(source.parent)) == ({"a.json": "new"}, {})
+
+
+def test_a_name_kept_free_before_a_crash_is_used(source: Path, folder: Path) -> None:
+    fault_points.without_renameat2()
+    with mock.patch.object(Path, "rename", side_effect=KeyboardInterrupt), mock.patch.object(Path, "unlink"):
+        with pytest.raises(KeyboardInterrupt):
+            move(source, folder, "a.json", 7, identity(source))
+    assert list(content(folder)) == ["a.json"]
+    assert rename(source, folder, "a.json", 7) == folder / "a.json"
+    mock.patch.stopall()
+    assert content(folder) == {"a.json": "new"}
+
+
+def test_daemons_that_share_a_folder_do_not_share_a_temporary_file(folder: Path) -> None:
+    ours = filing.part_of(folder, "a.json")
+    with mock.patch.object(os, "getpid", return_value=0):
+        others = filing.part_of(folder, "a.json")
+        folder.mkdir(parents=True)
+        others.write_text("half of it")
+    assert ours != others
+    assert filing.arrive(folder, "a.json", b"whole", 1) == folder / "a.json"
+    assert content(folder) == {"a.json": "whole", others.name: "half of it"}
+
+
+def test_what_a_crash_left_of_an_arrival_is_removed_and_nothing_else(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    old, young = filing.part_of(folder, "old"), filing.part_of(folder, "young")
+    for path in (old, young, folder / ".someone.part"):
+        path.touch()
+    for path in (old, folder / ".someone.part"):
+        os.utime(path, (1, 1))
+    filing.remove_stale_parts(folder)
+    assert set(content(folder)) == {young.name, ".someone.part"}
+
+
+def test_an_arrival_that_does_not_fit_leaves_nothing(folder: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with mock.patch.object(os, "fsync", side_effect=full), pytest.raises(RetryLater, match="No space left"):
+        filing.arrive(folder, "a.json", b"whole", 1)
+    assert content(folder) == {}
+
+
+@given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=300), st.integers(1))
+def test_names_fit_the_file_system_and_stay_text(name: str, number: int) -> None:
+    for made in (with_suffix(name, ".errors.json"), numbered(name[:80], number), numbered(name, f"{number}-2")):
+        assert len(os.fsencode(made)) <= filing.MAX_NAME_BYTES
+        assert made.encode().decode() == made
+    assert with_suffix(name, ".errors.json").endswith(".errors.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.json", "a.7.json"),
+        ("a.json.gz", "a.7.json.gz"),
+        ("a", "a.7"),
+        (".hidden", ".hidden.7"),
+        ("é" * 125 + ".json", "é" * 124 + ".7.json"),
+        ("a." + "b" * 250, "a." + "b" * 250 + ".7"),
+    ],
+)
+def test_a_numbered_name_keeps_its_kind(name: str, expected: str) -> None:
+    assert numbered(name, 7) == expected

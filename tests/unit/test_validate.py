@@ -1,0 +1,166 @@
+"""From records to rows and reasons, whatever the flow's author wrote."""
+
+import io
+import itertools
+import json
+import time
+from typing import Annotated, Any, ClassVar
+
+import pytest
+from hypothesis import given, strategies as st
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from sqlalchemy import Integer, MetaData, Text as SqlText
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from typing_extensions import TypedDict
+
+import flows
+from file_processing.inbound import record_errors as refusal, validate as validation
+from file_processing.inbound.formats import json as records
+from file_processing.inbound.formats.base import Batch
+from file_processing.inbound.validate import Checked, Validator
+from models.field_types import Text
+from models.flow import Flow, RecordType
+
+FLOWS = flows.discover()
+
+
+class Own(DeclarativeBase):
+    """Tables of these tests, which no database gets."""
+
+    metadata: ClassVar[MetaData] = MetaData()
+
+
+class Row(Own):
+    __tablename__ = "validated"
+    key: Mapped[str] = mapped_column(SqlText, primary_key=True)
+    number: Mapped[int | None] = mapped_column(Integer)
+
+
+def flow_of(record: RecordType, **options: Any) -> Flow:
+    return Flow(record=record, table=Row, name="tested", **options)  # type: ignore[arg-type]  # no LoadedRow
+
+
+def check(flow: Flow, *things: object) -> Checked:
+    (batch,) = batches(json.dumps(things))
+    return Validator(flow).check(batch)
+
+
+def batches(text: str, name: str = "x.json") -> list[Batch]:
+    return list(records.batches(io.BytesIO(text.encode()), name=name, envelope=None))
+
+
+class AsModel(BaseModel):
+    key: Text
+    number: int | None = None
+
+
+class AsTypedDict(TypedDict):
+    key: Text
+    number: int | None
+
+
+@pytest.mark.parametrize("record", [AsModel, AsTypedDict])
+def test_fields_become_columns_without_a_function(record: RecordType) -> None:
+    checked = check(flow_of(record), {"key": "a", "number": 1}, {"key": 5, "number": 1}, {"key": "b", "number": None})
+    assert list(checked.rows) == [("a", 1), ("b", None)]
+    assert list(checked.positions) == [0, 2]
+    assert [refused.position for refused in checked.refused] == [1]
+
+
+def test_a_record_may_become_any_number_of_rows() -> None:
+    flow = flow_of(AsModel, to_rows=lambda thing: [{"key": thing.key + str(n)} for n in range(thing.number or 0)])
+    checked = check(flow, {"key": "a", "number": 2}, {"key": "b"}, {"key": "c", "number": 1})
+    assert list(checked.rows) == [("a0", None), ("a1", None), ("c0", None)]
+    assert list(checked.positions) == [0, 0, 2]
+
+
+class Renamed(BaseModel):
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+    key: Annotated[str, Field(alias="theKey")]
+    number: Annotated[int, Field(validation_alias=AliasChoices("no", "nr"))]
+
+
+def test_every_spelling_of_a_field_is_known() -> None:
+    checked = check(
+        flow_of(Renamed), {"theKey": "a", "no": 1}, {"key": "b", "nr": 2, "odd": 3}, {"key": "c", "number": 1}
+    )
+    assert len(checked.rows) == 3
+    assert checked.drift == {"odd": 1}
+
+
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    key: str
+
+
+def test_a_field_that_may_not_be_there_is_named() -> None:
+    checked = check(flow_of(Closed), {"key": "a", "o\0dd": 1})
+    (problem,) = checked.refused[0].problems
+    assert problem["reason"] == r"o\u0000dd is not known here"
+    assert problem["pointer"] == r"/0/o\u0000dd"
+
+
+def test_many_unknown_fields_take_no_more_time_than_few() -> None:
+    things = [{"key": "a", f"odd-{number}": 1} for number in range(20_000)]
+    started = time.perf_counter()
+    checked = check(flow_of(AsModel), *things)
+    assert time.perf_counter() - started < 5
+    assert len(checked.drift) == validation.DRIFT_NAMES
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("é\n", '"é\\n"'),
+        (None, "null"),
+        (1.5, "1.5"),
+        (float("inf"), '"inf"'),
+        ({"a": [1, "x"]}, '{"a": [1, "x"]}'),
+        ("x" * 198, '"' + "x" * 198 + '"'),
+        ("x" * 199, '"' + "x" * 198 + "…"),
+        (10**3999, "1" + "0" * 198 + "…"),
+        (object, None),
+    ],
+)
+def test_a_value_is_shown_as_json_and_cut(value: object, shown: str | None) -> None:
+    found = refusal.shown(value)
+    assert shown is None or found == shown
+    assert len(found) <= refusal.VALUE_CHARACTERS
+
+
+things = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5)
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.text(max_size=3), st.sampled_from(["vehicle_id", "orderNo"])), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(things, min_size=1, max_size=6), st.sampled_from(sorted(FLOWS)), st.booleans(), st.booleans())
+def test_every_record_loads_or_is_refused_with_a_place_and_a_reason(
+    content: list[Any], flow: str, as_lines: bool, indented: bool
+) -> None:
+    if as_lines:
+        text = "\n".join(json.dumps(thing) for thing in content)
+    else:
+        text = json.dumps(content, indent=1 if indented else None)
+    lines = text.split("\n")
+    validator = VALIDATORS[flow]
+    for batch in batches(text, "x.jsonl" if as_lines else "x.json"):
+        checked = validator.check(batch)
+        refused = {one.position for one in checked.refused}
+        assert refused.isdisjoint(checked.positions)
+        assert checked.records == len(batch.records)
+        for problem in itertools.chain.from_iterable(one.problems for one in checked.refused):
+            assert problem["reason"]
+            assert 1 <= problem["column"] <= len(lines[problem["line"] - 1])
+            assert "\0" not in json.dumps(problem)
+        for one in checked.refused:
+            assert json.loads(one.text) == content[one.position]
+
+
+VALIDATORS = {name: Validator(flow) for name, flow in FLOWS.items()}

@@ -11,7 +11,7 @@ pip_install := $(bin)/python -m pip install -qq --disable-pip-version-check -r
 no_venv := $(shell test -x $(bin)/python || echo venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format bench clean system-deps venv
+.PHONY: help run demo test lint format reference bench clean system-deps venv
 
 help: ## list these commands
 	@echo "Tidegate: drop a JSON file into input/, find its rows in PostgreSQL."
@@ -36,6 +36,9 @@ format: .venv/dev.stamp ## format the code and mend what ruff can mend
 	$(bin)/ruff check --fix-only .
 	$(bin)/ruff format .
 
+reference: .venv/dev.stamp ## write .env.example and the README's flow table from the declarations
+	$(bin)/python -m commands.reference
+
 bench: .venv/dev.stamp ## run benchmarks/*.py, one after the other
 	@for file in benchmarks/[!_]*.py; do \
 		if [ ! -e "$$file" ]; then echo "There are no benchmarks here yet."; break; fi; \
@@ -52,13 +55,14 @@ system-deps:
 	command -v systemd-analyze >/dev/null || missing=" systemd"; \
 	PATH="$$PATH:/usr/sbin" command -v sshd >/dev/null || missing="$$missing openssh-server"; \
 	command -v sftp >/dev/null || missing="$$missing openssh-client"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
 	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing$$missing for the tests of deploy/tidegate.service and of SFTP ..." | tr -s ' '; \
+		echo "Installing$$missing for the tests of deploy/tidegate.service, of SFTP and of docs/api.md ..." | tr -s ' '; \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 			apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null && exit 0; \
 	fi; \
-	echo "Tests of deploy/tidegate.service and of SFTP are skipped for want of:" $$missing; \
+	echo "Tests of deploy/tidegate.service, of SFTP and of docs/api.md are skipped for want of:" $$missing; \
 	echo "To run them too, install it (Debian, Ubuntu: sudo apt-get install" $$missing")" >&2
 
 .venv/run.stamp: requirements.txt $(no_venv)

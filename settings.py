@@ -52,27 +52,58 @@ class Settings(BaseSettings):
     )
     _declared: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
-    database_url: SecretStr | None = Field(None, description="PostgreSQL to use; unset: the embedded server")
-    input_dir: Path = Field(Path("input"), validation_alias=AliasChoices("input_dir", "data_inbound_dir"))
-    output_dir: Path = Field(Path("output"), validation_alias=AliasChoices("output_dir", "data_outbound_dir"))
-    archive_dir: Path = Path("archive")
-    rejected_dir: Path = Path("rejected")
-    data_dir: Path = Field(Path(".data"), description="embedded server, daemon state")
-    flows_dir: Path | None = Field(None, description="a further folder of flow declarations")
+    database_url: SecretStr | None = Field(
+        None,
+        description="The PostgreSQL to use, postgresql://USER:PASSWORD@HOST:PORT/DATABASE; without it Tidegate starts "
+        "its own under DATA_DIR.",
+    )
+    input_dir: Path = Field(
+        Path("input"),
+        validation_alias=AliasChoices("input_dir", "data_inbound_dir"),
+        description="Where files are dropped: a folder per flow, or this folder itself.",
+    )
+    output_dir: Path = Field(
+        Path("output"),
+        validation_alias=AliasChoices("output_dir", "data_outbound_dir"),
+        description="Where outbound files appear, a folder per flow.",
+    )
+    archive_dir: Path = Field(
+        Path("archive"),
+        description="Where loaded files go, by flow and day; on the file system of INPUT_DIR the move is one rename.",
+    )
+    rejected_dir: Path = Field(Path("rejected"), description="Where rejected files go, each with its report.")
+    data_dir: Path = Field(Path(".data"), description="Where the embedded server and the daemon's own state live.")
+    flows_dir: Path | None = Field(
+        None, description="A further folder of flow declarations, beside the ones that come with Tidegate."
+    )
 
-    log_file: Path = Path("app.log")
-    log_level: _Level = LogLevel.INFO
-    log_json: bool = False
+    log_file: Path = Field(Path("app.log"), description="The rotating log file; the console gets the same lines.")
+    log_level: _Level = Field(
+        LogLevel.INFO, description="TRACE, DEBUG, INFO, SUCCESS, WARNING or ERROR; DEBUG and TRACE may show records."
+    )
+    log_json: bool = Field(False, description="One JSON object a line, for log collectors.")
 
-    observer: _Kind = ObserverKind.INOTIFY
-    rescan_seconds: _Seconds = Field(10, description="a scan at least this often, whatever events say")
-    settle_seconds: _Seconds = Field(2, description="rest of size and mtime where a read lease cannot tell")
-    max_file_bytes: PositiveInt = Field(4 * 2**30, description="a larger file, also when decompressed, is rejected")
-    workers: int = Field(2, ge=1, le=64, description="flows loaded at the same time")
+    observer: _Kind = Field(
+        ObserverKind.INOTIFY, description="inotify, or polling where inotify does not fire: NFS, SMB, FUSE."
+    )
+    rescan_seconds: _Seconds = Field(
+        10, description="INPUT_DIR is scanned at least this often, so a lost event delays a file and never loses it."
+    )
+    settle_seconds: _Seconds = Field(
+        2, description="How long a file must rest before it counts as complete, where the system cannot tell at once."
+    )
+    max_file_bytes: PositiveInt = Field(4 * 2**30, description="A larger file, also when decompressed, is rejected.")
+    workers: int = Field(2, ge=1, le=64, description="How many flows load at the same time, 1 to 64.")
 
-    api_host: str = Field("127.0.0.1", description="the address the API listens at")
-    api_port: int = Field(9001, ge=0, le=65535, description="0: no API")
-    api_token: SecretStr | None = Field(None, min_length=8, description="what a request has to send")
+    api_host: str = Field("127.0.0.1", description="Where the HTTP API listens.")
+    api_port: int = Field(
+        9001, ge=0, le=65535, description="Its port: webhooks and cases, /docs shows all of it; 0 for no API."
+    )
+    api_token: SecretStr | None = Field(
+        None,
+        min_length=8,
+        description="Requests send it as Authorization: Bearer; without one nothing can be changed through the API.",
+    )
 
     @property
     def folders(self) -> dict[str, Path]:

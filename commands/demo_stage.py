@@ -79,10 +79,13 @@ def _write_settings(ports: Mapping[str, int], host: str, home: Path) -> None:
     """Write the daemon's `.env`, by which other commands work from that folder too."""
     known_hosts = home / "known_hosts"
     known_hosts.write_text(httpx.get(f"http://{LOOPBACK}:{ports['sftp']}/_known_hosts", trust_env=False).json())
-    settings = {
-        "API_HOST": host,
-        "API_PORT": str(ports["api"]),
-        "API_TOKEN": TOKEN,
+    settings = {"API_HOST": host, "API_PORT": str(ports["api"]), "API_TOKEN": TOKEN, **connector_settings(ports)}
+    (home / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+
+def connector_settings(ports: Mapping[str, int]) -> dict[str, str]:
+    """What switches every connector of the built-in flows on, each to its stand-in."""
+    return {
         "POLLING_INTERVAL_SECONDS": "2",
         "CRM_API_URL": f"http://{LOOPBACK}:{ports['crm']}",
         "INVENTORY_API_URL": f"http://{LOOPBACK}:{ports['inventory']}",
@@ -102,7 +105,6 @@ def _write_settings(ports: Mapping[str, int], host: str, home: Path) -> None:
         "INTEMPUS_API_USER": "demo@example.com",
         "INTEMPUS_API_KEY": "intempus-key",
     }
-    (home / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
 
 def tell_what_to_try(ports: Mapping[str, int], home: Path) -> None:

@@ -49,14 +49,9 @@ def retry(
       python main.py retry 17
 
       python main.py retry --all-rejected --flow work_orders
-
-      python main.py retry --outbound 5 --outbound 6
     """
-    if sum(map(bool, (ledger_ids, all_rejected, outbound, dead_letter, quarantined))) != 1:
-        choices = "--all-rejected, --outbound, --dead-letter, --quarantined"
-        raise typer.BadParameter(f"name LEDGER_IDs, or give one of {choices}")
-    if flow is not None and not (all_rejected or dead_letter or quarantined):
-        raise typer.BadParameter("--flow narrows --all-rejected, --dead-letter and --quarantined: an id needs none")
+    chosen = sum(map(bool, (ledger_ids, all_rejected, outbound, dead_letter, quarantined)))
+    _check(chosen, flow, narrows=all_rejected or dead_letter or quarantined)
     with opened() as site:
         named(site.flows, flow)
         if outbound:
@@ -68,6 +63,14 @@ def retry(
         else:
             well = _put_back(site, ledger_ids, flow, force=force)
     raise typer.Exit(ALL_WELL if well else WRONG_USE)
+
+
+def _check(chosen: int, flow: str | None, *, narrows: bool) -> None:
+    choices = "--all-rejected, --outbound, --dead-letter, --quarantined"
+    if chosen != 1:
+        raise typer.BadParameter(f"name LEDGER_IDs, or give one of {choices}")
+    if flow is not None and not narrows:
+        raise typer.BadParameter("--flow narrows --all-rejected, --dead-letter and --quarantined: an id needs none")
 
 
 def _put_back(site: Site, ledger_ids: list[int] | None, flow: str | None, *, force: bool) -> bool:

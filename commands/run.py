@@ -11,12 +11,13 @@ from loguru import logger
 from commands import connectors
 from commands.console import from_here, out, this_program
 from commands.site import Site, configured, make_folders, node
-from file_processing.daemon import BACKOFF, Daemon
+from file_processing.daemon import Daemon
 from models.errors import RetryLater
 from services.db import engine as databases, schema
 from services.observer.inbox import Inbox
 from services.runtime import status_file, systemd
 from services.runtime.supervisor import Supervisor
+from services.transport.backoff import INBOUND
 
 SAMPLES = Path(__file__).parent.parent / "sample_files"
 
@@ -78,7 +79,7 @@ def prepare_patiently(site: Site, publisher: status_file.Publisher, stopping: th
                 fault = status_file.Fault(error.reason, error.hint, fault.since if fault else datetime.now(UTC))
             publisher.update(state=status_file.Phase.WAITING_FOR_DATABASE, fault=fault)
             systemd.notify("WATCHDOG=1", f"STATUS=waiting for the database: {error.reason}")
-            stopping.wait(BACKOFF.pause_seconds(failures))
+            stopping.wait(INBOUND.pause_seconds(failures))
             failures += 1
         else:
             publisher.update(fault=None)

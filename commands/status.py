@@ -82,26 +82,10 @@ def examine() -> Health:
 
 def show_status(health: Health) -> None:
     for daemon in health.daemons:
-        out.print(f"daemon    {daemon.state} as {daemon.node} since {moment(daemon.started_at)}")
-        if daemon.fault:
-            hint = f" ({daemon.fault.hint})" if daemon.fault.hint else ""
-            out.print(f"          {daemon.fault.text}{hint}, since {moment(daemon.fault.since)}", style="red")
-        for name, reason in daemon.outbound.items():
-            out.print(f"          outbound files of {name} wait: {reason}", style="red")
-        for name, reason in daemon.waiting[:SHOWN_WAITING]:
-            out.print(f"          waits: {printable(name)}: {reason}")
-        if len(daemon.waiting) > SHOWN_WAITING:
-            out.print(f"          and {len(daemon.waiting) - SHOWN_WAITING} more wait")
-        for job in daemon.connectors:
-            show_connector(job)
+        show_daemon(daemon)
     if not health.daemons:
         out.print("daemon    none runs here: python main.py run")
-    if health.version is None:
-        out.print(f"database  does not answer: {health.fault}", style="red")
-    else:
-        out.print(f"database  PostgreSQL {health.version}")
-        if health.fault is not None:
-            out.print(f"          {health.fault}", style="red")
+    show_database(health)
     if health.fault is not None:
         total = sum(health.waiting.values())
         where = ", ".join(f"{count} {printable(folder)}" for folder, count in sorted(health.waiting.items()))
@@ -111,30 +95,56 @@ def show_status(health: Health) -> None:
     rows = [(line.flow, *(getattr(line, name) for name in _STATUS_COLUMNS), "") for line in health.flows]
     aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 1 + len(_STATUS_COLUMNS))))
     for line in health.flows:
-        if not (line.last_file or line.outbound_file or line.outbound_error or line.quarantined):
-            continue
-        out.print()
-        out.print(f"{line.flow}")
-        if line.last_file is not None:
-            out.print(f"  last file   {when(line.last_at)}  {line.last_file}, {line.last_status}")
-        if line.outbound_file is not None:
-            out.print(f"  outbound    {when(line.outbound_at)}  {line.outbound_file}")
-        if line.outbound_error is not None:
-            out.print(f"  outbound waits: {line.outbound_error}", style="red")
-        if line.undelivered:
-            out.print(f"  delivery    {plural(line.undelivered, 'file')} not delivered yet")
-        if line.dead_letters:
-            out.print(
-                f"  dead letters {plural(line.dead_letters, 'file')} that a partner turned down, the last is "
-                f"#{line.dead_letter_id}: {line.dead_letter_error}",
-                style="red",
-            )
-        if line.quarantined:
-            out.print(
-                f"  quarantined {plural(line.quarantined, 'row')} cannot go out: {line.quarantined_error}", style="red"
-            )
-        if line.last_error is not None:
-            out.print(f"  last error  {when(line.last_error_at)}  #{line.last_error_id} {line.last_error}")
+        if line.last_file or line.outbound_file or line.outbound_error or line.quarantined:
+            show_flow(line)
+
+
+def show_daemon(daemon: DaemonState) -> None:
+    out.print(f"daemon    {daemon.state} as {daemon.node} since {moment(daemon.started_at)}")
+    if daemon.fault:
+        hint = f" ({daemon.fault.hint})" if daemon.fault.hint else ""
+        out.print(f"          {daemon.fault.text}{hint}, since {moment(daemon.fault.since)}", style="red")
+    for name, reason in daemon.outbound.items():
+        out.print(f"          outbound files of {name} wait: {reason}", style="red")
+    for name, reason in daemon.waiting[:SHOWN_WAITING]:
+        out.print(f"          waits: {printable(name)}: {reason}")
+    if len(daemon.waiting) > SHOWN_WAITING:
+        out.print(f"          and {len(daemon.waiting) - SHOWN_WAITING} more wait")
+    for job in daemon.connectors:
+        show_connector(job)
+
+
+def show_database(health: Health) -> None:
+    if health.version is None:
+        out.print(f"database  does not answer: {health.fault}", style="red")
+        return
+    out.print(f"database  PostgreSQL {health.version}")
+    if health.fault is not None:
+        out.print(f"          {health.fault}", style="red")
+
+
+def show_flow(line: overview.FlowOverview) -> None:
+    """The last file each way, and what is in the way."""
+    out.print()
+    out.print(f"{line.flow}")
+    if line.last_file is not None:
+        out.print(f"  last file     {when(line.last_at)}  {line.last_file}, {line.last_status}")
+    if line.outbound_file is not None:
+        out.print(f"  outbound      {when(line.outbound_at)}  {line.outbound_file}")
+    if line.outbound_error is not None:
+        out.print(f"  outbound waits: {line.outbound_error}", style="red")
+    if line.undelivered:
+        out.print(f"  delivery      {plural(line.undelivered, 'file')} not delivered yet")
+    if line.dead_letters:
+        last = f"the last is #{line.dead_letter_id}: {line.dead_letter_error}"
+        out.print(
+            f"  dead letters  {plural(line.dead_letters, 'file')} that a partner turned down, {last}", style="red"
+        )
+    if line.quarantined:
+        rows = plural(line.quarantined, "row")
+        out.print(f"  quarantined   {rows} cannot go out: {line.quarantined_error}", style="red")
+    if line.last_error is not None:
+        out.print(f"  last error    {when(line.last_error_at)}  #{line.last_error_id} {line.last_error}")
 
 
 def show_connector(job: JobState) -> None:

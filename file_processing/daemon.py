@@ -28,16 +28,13 @@ from services.runtime import systemd
 from services.runtime.status_file import Fault, Phase, Publisher
 from services.runtime.supervisor import Supervisor
 from services.text import printable
-from services.transport.backoff import Backoff
+from services.transport.backoff import INBOUND
 
 TAKE_SECONDS = 0.5
 """The longest the loop sleeps: so late, at most, it notices a signal."""
 
 BUSY_TAKE_SECONDS = 0.05
 """The same while files wait for their queue to be free."""
-
-BACKOFF = Backoff(first_seconds=0.2, longest_seconds=5.0)
-"""What cannot be loaded now is tried again after such a pause; a file that is itself the reason, after the longest."""
 
 TELL_SECONDS = 0.25
 """How often, at most, `status` is told how it goes: looking at all that waits takes time in a burst."""
@@ -190,7 +187,7 @@ class Daemon:
         if self._warned.get(dropped.path) != wait.reason and not self._stopping.is_set():
             self._warned[dropped.path] = wait.reason
             logger.warning("{} waits: {}", printable(dropped.relative), wait)
-        self._inbox.later([dropped.path], BACKOFF.longest_seconds)
+        self._inbox.later([dropped.path], INBOUND.longest_seconds)
 
     def _stop(self, reason: StopDaemon) -> None:
         self._stop_reason = reason
@@ -200,7 +197,7 @@ class Daemon:
         """The database is the reason: the queue rests, its files keep their order."""
         if self._stopping.is_set():
             return
-        queue.resume_at = time.monotonic() + BACKOFF.pause_seconds(queue.failures)
+        queue.resume_at = time.monotonic() + INBOUND.pause_seconds(queue.failures)
         if isinstance(error, FlowBusy):
             logger.debug("flow {}: {}", queue.name, error)
             return
@@ -246,7 +243,7 @@ class Daemon:
             counters={key: int(value) for key, value in dataclasses.asdict(self._inbox.status()).items()},
         )
         if now >= self._ping_at:
-            self._ping_at = now + (systemd.watchdog_interval_seconds() or BACKOFF.longest_seconds)
+            self._ping_at = now + (systemd.watchdog_interval_seconds() or INBOUND.longest_seconds)
             systemd.notify("WATCHDOG=1", f"STATUS={fault.text if fault else 'watching'}")
 
     def _waiting(self) -> Iterator[tuple[str, str]]:

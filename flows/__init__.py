@@ -78,4 +78,5 @@ def _load(name: str, path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[module_name]
         raise
+    setattr(sys.modules[__name__], name, module)  # as an import statement does
     return module

@@ -193,8 +193,14 @@ def _sentence(said: Json) -> str:
 INTEMPUS = RestMaster(
     name="intempus",
     resource="case",
-    uri=Setting("INTEMPUS_API_URI", Kind.URL, "https://intempus.dk/web/v1"),
-    credentials=(Setting("INTEMPUS_API_USER"), Setting("INTEMPUS_API_KEY", Kind.SECRET)),  # the user is case-sensitive
+    uri=Setting("INTEMPUS_API_URI", Kind.URL, "https://intempus.dk/web/v1", "Where Intempus is, the master of cases."),
+    credentials=(
+        Setting(
+            "INTEMPUS_API_USER",
+            description="Our user there, case-sensitive; cases are synchronised once it is set.",
+        ),
+        Setting("INTEMPUS_API_KEY", Kind.SECRET, description="Its API key."),
+    ),
     authorization=authorization,
     read=read_page,
     refusal=refusal,

@@ -64,7 +64,7 @@ def existing_request(request: Json, known: Json) -> Json | None:
 
 CRM = RestSource(
     name="crm",
-    address=Setting("CRM_API_URL", Kind.URL),
+    address=Setting("CRM_API_URL", Kind.URL, description="The CRM, of which customers are polled."),
     path="/customers",
     read=the_only_page,
     tries=3,
@@ -72,7 +72,11 @@ CRM = RestSource(
 )
 INVENTORY = RestDestination(
     name="inventory",
-    address=Setting("INVENTORY_API_URL", Kind.URL),
+    address=Setting(
+        "INVENTORY_API_URL",
+        Kind.URL,
+        description="The Inventory, which gets a package request for each new customer.",
+    ),
     path="/package-requests",
     idempotency_key=idempotency_key,
     look_up=LookUp("/package-requests", lambda _request: {}, existing_request),

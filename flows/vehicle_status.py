@@ -3,12 +3,12 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy import String, Text as SqlText
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from models.field_types import Instant, Text, UtcText
+from models.field_types import Instant, Text
 from models.flow import Flow
 from models.outbound import Form, Outbound
 from models.tables import LoadedRow
@@ -32,14 +32,6 @@ class VehicleStatus(LoadedRow):
     status: Mapped[str] = mapped_column(String(50))
 
 
-class VehicleChange(BaseModel):
-    """A report as it goes out: the same fields again."""
-
-    vehicle_id: str
-    report_time: UtcText
-    status: str
-
-
 FLOW = Flow(
     record=VehicleReport,
     table=VehicleStatus,
@@ -48,8 +40,6 @@ FLOW = Flow(
     newest_by="report_time",
     outbound=(
         Outbound(
-            document=VehicleChange,
-            to_document=lambda row: row,
             form=Form.ENVELOPE,
             envelope="vehicle_status",
             file_name="vehicle_status-{file_id}.json",

@@ -29,11 +29,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value out of the environment or `.env`, by its name there. An empty default: it has none."""
+    """A value out of the environment or `.env`, by its name there. An empty default: it has none.
+
+    description: a sentence for `.env.example`.
+    """
 
     name: str
     kind: Kind = Kind.TEXT
     default: str = ""
+    description: str = ""
 
 
 class Connector(Protocol):
@@ -70,7 +74,7 @@ class Destination(Connector, Protocol):
     def answer_seconds(self) -> float: ...
 
 
-POLLING_INTERVAL = Setting("POLLING_INTERVAL_SECONDS", Kind.SECONDS, "10")
+POLLING_INTERVAL = Setting("POLLING_INTERVAL_SECONDS", Kind.SECONDS, "10", "How often sources are polled.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,32 +75,47 @@ class Flow:
     destinations: tuple[Destination, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.messages and not self.outbound:
-            raise ValueError("a flow that takes EDI messages acknowledges them, so it needs outbound")
+        if not self.key:
+            raise ValueError(f"table {self.sql_table.name} needs a primary key: it is the upsert's key")
+        self._check_connectors()
+        self._check_children()
+        self._check_outbound()
+        self._check_newest_by()
+
+    def _check_connectors(self) -> None:
         names = [connector.name for connector in self.connectors]
         if len(set(names)) < len(names):
             raise ValueError(f"two connectors have the same name: {', '.join(names)}")
         documents = [document for destination in self.destinations for document in destination.documents]
         if len(set(documents)) < len(documents):
             raise ValueError("a kind of document goes to one destination: declare it twice to send it to two")
+
+    def _check_children(self) -> None:
         for child in self.children:
             if not issubclass(self.table, ParentRow):
                 raise ValueError(f"{self.sql_table.name} has children, so it has to be a ParentRow")
             if primary_key(child)[: len(self.key)] != self.key:
                 raise ValueError(f"the key of {child.__tablename__} has to start with {', '.join(self.key)}")
-        if not self.key:
-            raise ValueError(f"table {self.sql_table.name} needs a primary key: it is the upsert's key")
+
+    def _check_outbound(self) -> None:
+        if self.messages and not self.outbound:
+            raise ValueError("a flow that takes EDI messages acknowledges them, so it needs outbound")
         for outbound in self.outbound:
             self._check_names(outbound)
+            if outbound.document is None and self.to_rows is not None:
+                raise ValueError("where to_rows makes the rows, outbound has to say what goes out: its document")
         if len({(outbound.once, outbound.order) for outbound in self.outbound}) > 1:
             raise ValueError("the documents of a flow are all `once` or none, and have one `order`")
-        if self.newest_by is not None:
-            if self.newest_by not in self.columns:
-                raise ValueError(f"newest_by names {self.newest_by!r}, not a column of {self.sql_table.name}")
-            if self.sql_table.columns[self.newest_by].nullable:
-                raise ValueError(f"newest_by column {self.newest_by!r} must not be nullable")
-            if self.append_only:
-                raise ValueError("an append_only flow keeps the first record: it has no newest_by")
+
+    def _check_newest_by(self) -> None:
+        if self.newest_by is None:
+            return
+        if self.newest_by not in self.columns:
+            raise ValueError(f"newest_by names {self.newest_by!r}, not a column of {self.sql_table.name}")
+        if self.sql_table.columns[self.newest_by].nullable:
+            raise ValueError(f"newest_by column {self.newest_by!r} must not be nullable")
+        if self.append_only:
+            raise ValueError("an append_only flow keeps the first record: it has no newest_by")
 
     def _check_names(self, outbound: Outbound) -> None:
         fields = set(outbound.fields)

@@ -22,6 +22,11 @@ DocumentFunction = Callable[[Row], Mapping[str, object] | None]
 """From a row to the fields of its document; `None` when this row has none to send."""
 
 
+def pass_on(row: Row) -> Row:
+    """The document is the row as it is."""
+    return row
+
+
 class Form(StrEnum):
     """How documents stand in a file."""
 
@@ -44,7 +49,8 @@ class Outbound:
 
     document: what goes out, a Pydantic model or a TypedDict (`typing_extensions`), the latter
         validated five times as fast; it validates what `to_document` gives, and writes it by alias.
-    to_document: a plain function from row to document.
+        Without one the record's fields go out again, by the names under which they came.
+    to_document: a plain function from row to document; without one the row is passed on as it is.
     file_name: with `{column}` of the row for `Form.ONE`, with `{file_id}` of the batch otherwise.
     form: how documents stand in a file; `envelope` names the key for `Form.ENVELOPE`.
     name: tells several documents of one flow apart; files of a named one lie in a folder of its name.
@@ -56,9 +62,9 @@ class Outbound:
     render: writes a document that is no JSON, alone in its file.
     """
 
-    document: DocumentType
-    to_document: DocumentFunction
     file_name: str
+    document: DocumentType | None = None
+    to_document: DocumentFunction = pass_on
     form: Form = Form.ARRAY
     envelope: str | None = None
     name: str = ""

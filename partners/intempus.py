@@ -137,13 +137,13 @@ class Intempus(StandIn):
         case["customer_name"] = case["customer_name"] or (f"Customer {number}" if number else "")
         clock = {"id": case_id, **self._clock.get("clock", {})}
         clock["timestamp"] = self.timestamp + 1
-        self._clock["clock"] = clock
         self.cases[str(case_id)] = {
             "id": case_id,
             **case,
             "logical_timestamp": clock["timestamp"],
             "resource_uri": f"{BASE}/case/{case_id}/",
         }
+        self._clock["clock"] = clock
         return self.cases[str(case_id)]
 
     # what it answers
@@ -159,6 +159,7 @@ class Intempus(StandIn):
             logical_timestamp__gt: int | None = None,
         ) -> Response:
             self._admit(request)
+            reached = self.timestamp
             limit = min(limit or MAX_LIMIT, MAX_LIMIT)
             wanted = sorted(
                 (case for case in self.cases.values() if case["logical_timestamp"] > (logical_timestamp__gt or 0)),
@@ -182,7 +183,7 @@ class Intempus(StandIn):
                 "previous": None,
             }
             body = {"meta": meta, "objects": [_shown(case) for case in shown]}
-            return JSONResponse(body, headers={"Logical-Timestamp": str(self.timestamp)})
+            return JSONResponse(body, headers={"Logical-Timestamp": str(reached)})
 
         @app.get(f"{BASE}/case/{{case_id}}/")
         async def show_case(case_id: int, request: Request) -> Response:

@@ -3,7 +3,7 @@
 `GET /orders?updated_since=&page=&per_page=` answers
 `{"orders": [...], "page": 1, "pages": 100, "total": 10000, "as_of": "2026-01-31T12:00:00+00:00"}`.
 `updated_since` is inclusive and compares `revised_at`. Orders stand in the order in which they were placed, so one
-that is placed or revised during a walk may show twice and is never missed; the `as_of` of the first page is the
+that is placed or revised while pages are read may show twice and is never missed; the `as_of` of the first page is the
 next `updated_since`. `POST /orders` places or revises one, as the partner's own people do.
 """
 

@@ -115,6 +115,7 @@ class Session(asyncssh.SFTPServer):
         return data
 
     async def write(self, file_obj: object, offset: int, data: bytes) -> int:
+        await self._disturb(0)
         await self._disturb(len(data))
         written = super().write(file_obj, offset, data)
         assert isinstance(written, int)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -18,6 +19,10 @@ import flows
 import settings as settings_module
 from services.db import embedded, engine as db_engine, schema
 from settings import Settings
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile("tidegate", deadline=None)
+hypothesis.settings.load_profile("tidegate")
 
 POSTGRES_IMAGE = "postgres:18"
 _SERVER = "TEST_DATABASE_URL"
@@ -88,6 +93,13 @@ def _open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
+    with _open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def shared_open_folder() -> Iterator[Path]:
+    """One for the whole run, for what is made once and copied."""
     with _open_folder() as folder:
         yield folder
 

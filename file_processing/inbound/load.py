@@ -16,14 +16,15 @@ from file_processing.inbound.deduplicate import LoadDecision
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
-from file_processing.inbound.read import ReadResult
+from file_processing.inbound.read import ReadResult, unexpected
 from file_processing.inbound.record_errors import RejectedText, rejected_by_database
 from file_processing.inbound.tally import Tally
 from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, StagedRow, Upsert, UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
-from models.errors import FileGone, RejectFile, RetryLater
+from models.errors import FileGone, RejectFile, RetryLater, StopDaemon
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
+from services.db import sqlstate
 from services.files import names
 from services.files.move import Identity
 from services.ledger import inbound as ledger, interchanges, locks, outbound
@@ -104,11 +105,13 @@ class Loader:
         A file is left that is no longer there, or no longer the same, that cannot be read to its end, or
         whose report cannot be written; then the others load without it.
 
-        Raises FlowBusy, RetryLater or psycopg.Error when the database cannot; then nothing of the group is loaded.
+        Raises FlowBusy, RetryLater or psycopg.Error when the database cannot, and whatever else goes wrong with a
+        group; then nothing of it is loaded. A file alone that goes wrong is rejected.
         """
         ids: list[int] = []
         left: dict[int, LeftFile] = {}
         verdicts: dict[int, _Verdict] = {}
+        tallies: dict[int, Tally] = {}
         while True:
             try:
                 with connection.transaction():
@@ -122,7 +125,8 @@ class Loader:
                     ]
                     decisions = self._decide(connection, wanted)
                     tallies = {
-                        number: verdicts[number].tally if number in verdicts else Tally() for _, number in wanted
+                        made.file_id: found.tally if (found := verdicts.get(made.file_id)) else tallying.of(made)
+                        for made in decisions
                     }
                     counts = self._upsert(connection, [made for made in decisions if made.loads], tallies)
                     committed = self._write_down(connection, decisions, tallies, counts)
@@ -130,13 +134,19 @@ class Loader:
             except _StartOver as found:
                 left |= found.left
                 verdicts |= found.verdicts
+            except Exception as error:
+                fault = sqlstate.translate(error) or error
+                alone = len(reads) == 1 and tallies.keys() - verdicts
+                if not alone or isinstance(fault, RetryLater | StopDaemon):
+                    raise
+                verdicts |= {number: _Verdict(tallies[number], _rejection(reads[0], fault)) for number in alone}
 
     def _decide(self, connection: Connection, wanted: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
         contents = {read.file.sha256 for read, _ in wanted if read.file.sha256 is not None}
         without = [read.file.place for read, _ in wanted if read.file.sha256 is None]
         known = ledger.known(connection, self.flow_name, contents, without)
         # Asked after the ledger: a file that another process archived before is gone by now.
-        looks = {number: _not_in_place(read.file) for read, number in wanted if not read.file.stays}
+        looks = {number: _not_in_place(read.file) for read, number in wanted}
         if left := {number: file for number, file in looks.items() if file is not None}:
             raise _StartOver(left=left)
         return deduplicate.decide(wanted, known)
@@ -147,18 +157,22 @@ class Loader:
         """Raises _StartOver when files turn out to be rejected after some of their rows were upserted."""
         counts = NO_ROWS
         for portion in self._portions(decisions, tallies):
-            if self.upsert is None:
-                continue
-            rows = [
-                row for file_id, checked in portion if not tallies[file_id].is_test for row in _rows(file_id, checked)
-            ]
-            new, bad = self.upsert.upsert(connection, rows)
-            counts += new
-            for file_id, records in _found_again(portion, bad):
-                tallies[file_id].rejected.add(records)
+            counts += self._upsert_portion(connection, portion, tallies)
+            portion.clear()  # before the next one is read: one stands in memory at a time
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
             raise _StartOver(verdicts=found)
+        return counts
+
+    def _upsert_portion(
+        self, connection: Connection, portion: Sequence[tuple[int, CheckedBatch]], tallies: Mapping[int, Tally]
+    ) -> UpsertCounts:
+        if self.upsert is None:
+            return NO_ROWS
+        rows = [row for file_id, checked in portion if not tallies[file_id].is_test for row in _rows(file_id, checked)]
+        counts, bad = self.upsert.upsert(connection, rows)
+        for file_id, records in _found_again(portion, bad):
+            tallies[file_id].rejected.add(records)
         return counts
 
     def _verdict(self, connection: Connection, made: LoadDecision, tally: Tally) -> _Verdict | None:
@@ -263,6 +277,10 @@ class Loader:
         name = f"{answer.document}/{names.portable(answer.partner)}/{number}{answer.suffix}"
         file = SealedFile(number, answer.document, name, answer.render(number), answer.records)
         outbound.seal_answer(connection, flow, self.node, file)
+
+
+def _rejection(read: ReadResult, error: Exception) -> Rejection:
+    return Rejection.of(error) if isinstance(error, RejectFile) else unexpected(read.file, error)
 
 
 def _judged(read: ReadResult, verdict: _Verdict | None) -> ReadResult:

@@ -18,7 +18,6 @@ from psycopg import Connection
 
 from file_processing.inbound import archive, intake, read, recovery
 from file_processing.inbound.archive import FileResult
-from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import LeftFile, Wait
 from file_processing.inbound.load import Loaded, Loader
 from file_processing.inbound.read import ReadResult
@@ -26,7 +25,7 @@ from file_processing.inbound.routing import RoutedFile, Router
 from file_processing.inbound.upsert import Upsert
 from file_processing.inbound.validate import Validator
 from flows import Flows
-from models.errors import RejectFile, RetryLater, StopDaemon, TidegateError
+from models.errors import RetryLater, StopDaemon, TidegateError
 from models.flow import Flow
 from services.db import sqlstate
 from services.files.folders import Folders
@@ -86,7 +85,8 @@ class Pipeline:
         """Finish what a crash or a fault left half-done. Raises RetryLater or StopDaemon."""
         try:
             with self._connection() as connection:
-                recovery.recover(connection, flow, self._folders)
+                root = self.router.root
+                recovery.recover(connection, flow, self._folders, root / flow if root and flow else None)
         except (RetryLater, StopDaemon):
             raise
         except Exception as error:  # noqa: BLE001  # files are loaded all the same
@@ -135,23 +135,12 @@ class Pipeline:
                     middle = len(group) // 2
                     groups.extendleft([group[middle:], group[:middle]])
                 else:
-                    yield self._reject(loader, group[0], error)
+                    wait = Wait(f"it can be neither loaded nor rejected: {error}")
+                    yield Loaded((), (LeftFile(group[0].file.dropped, wait),))
 
     def _load_once(self, loader: Loader, reads: Sequence[ReadResult]) -> Loaded:
         with self._connection() as connection:
             return loader.load(connection, reads)
-
-    def _reject(self, loader: Loader, read_result: ReadResult, error: Exception) -> Loaded:
-        """Write down that a file is rejected whose rows do not commit."""
-        file = read_result.file
-        rejection = Rejection.of(error) if isinstance(error, RejectFile) else read.unexpected(file, error)
-        try:
-            return self._load_once(loader, [read_result.not_loading(rejection)])
-        except (RetryLater, StopDaemon):
-            raise
-        except Exception as again:  # noqa: BLE001  # then it waits, and the others do not
-            wait = Wait(f"it can be neither loaded nor rejected: {again}")
-            return Loaded((), (LeftFile(file.dropped, wait),))
 
     def _mark_filed(self, steps: _Steps, results: Sequence[FileResult]) -> None:
         """Tell the ledger; what it cannot take now is told with the next group, or after the next start."""

@@ -23,7 +23,8 @@ PEEK_BYTES = 4096
 class ReadResult:
     """What a file came to.
 
-    batches: its records; of a long file they are read while they are taken, and come only once.
+    batches: its records, as far as they could be read; of a long file they are read while they are taken, and
+        come only once.
     loads: whether its good records may load. rejection: why it is rejected as a whole, where it is.
     """
 
@@ -63,14 +64,16 @@ def reading(
 
 
 def _at_once(file: InboundFile, batches: Iterator[CheckedBatch]) -> ReadResult:
+    read: list[CheckedBatch] = []
     try:
-        return ReadResult(file, tuple(batches))
+        read.extend(batches)
     except RejectFile as error:
-        return ReadResult(file).not_loading(Rejection.of(error))
+        return ReadResult(file, tuple(read), loads=False, rejection=Rejection.of(error))
     except TidegateError:
         raise
     except Exception as error:  # noqa: BLE001  # rejected, with its traceback in the log
-        return ReadResult(file).not_loading(unexpected(file, error))
+        return ReadResult(file, tuple(read), loads=False, rejection=unexpected(file, error))
+    return ReadResult(file, tuple(read))
 
 
 def _batches(source: OpenFile, validator: Validator, max_bytes: int, go_on: GoOn) -> Iterator[CheckedBatch]:

@@ -19,12 +19,15 @@ from services.ledger.inbound import UnfiledFile
 from services.text import printable
 
 
-def recover(connection: Connection, flow: str | None, folders: Folders) -> None:
+def recover(connection: Connection, flow: str | None, folders: Folders, input_folder: Path | None) -> None:
     """Mark as filed what is found where it belongs, and put reports into place or remove them.
 
     A file that still lies in the input folder is none of this: it is seen again, and moved.
+    input_folder: where connectors put files of this flow; what one left unfinished there is removed.
     Raises FlowBusy or psycopg.Error.
     """
+    if input_folder is not None:
+        durable.remove_abandoned(input_folder)
     with connection.transaction():
         # While we hold it, whoever wrote a report has committed or is dead.
         locks.lock_flow(connection, flow)

@@ -40,6 +40,15 @@ class Tally:
         return bool(self.rejected.count) and self.rejected.count == self.records
 
 
+def of(made: LoadDecision) -> Tally:
+    """What is known of a file before it is loaded: nothing, but where it is only looked through, all that was read."""
+    tally = Tally()
+    if not made.loads and not made.read.file.is_long:
+        for checked in made.read.batches:
+            tally.take(checked)
+    return tally
+
+
 def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow | None, node: str) -> LedgerEntry:
     """The ledger's line of a file."""
     file, file_id = made.read.file, made.file_id
@@ -55,12 +64,12 @@ def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow 
         status=status,
         seen_at=file.dropped.seen_at,
         node=node,
-        records=_records(made, tally),
+        records=tally.records,
         inserted=counts.inserted[file_id],
         updated=counts.updated[file_id],
         unchanged=counts.unchanged[file_id],
         stale=counts.stale[file_id],
-        rejected=tally.rejected.count,
+        rejected=0 if status is FileStatus.DUPLICATE else tally.rejected.count,
         error=told,
         drift=tally.drift or None,
         duplicate_of=made.duplicate_of,
@@ -75,13 +84,6 @@ def _status(made: LoadDecision, tally: Tally) -> FileStatus:
     if not made.read.loads or tally.all_bad():
         return FileStatus.REJECTED
     return FileStatus.PARTIAL if tally.rejected.count else FileStatus.LOADED
-
-
-def _records(made: LoadDecision, tally: Tally) -> int:
-    """How many there are; a duplicate that was read at once has them counted too."""
-    if made.duplicate_of is not None and isinstance(made.read.batches, tuple):
-        return sum(checked.records for checked in made.read.batches)
-    return tally.records
 
 
 def _error(rejection: Rejection | None, tally: Tally, flow: Flow | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from file_processing.outbound.record_document import record_document
 from models.flow import Flow
 from models.outbound import Form, Outbound, RenderFunction, Row
 from services.files.names import portable
@@ -89,8 +90,9 @@ class _Documents:
     def __init__(self, flow: Flow, outbound: Outbound) -> None:
         self._flow = flow
         self._outbound = outbound
-        self._model = TypeAdapter[Any](outbound.document)
-        self._list = TypeAdapter[list[Any]](list[outbound.document])  # type: ignore[name-defined]  # made at run time
+        document = outbound.document or record_document(flow)
+        self._model = TypeAdapter[Any](document)
+        self._list = TypeAdapter[list[Any]](list[document])  # type: ignore[valid-type]  # made at run time
 
     @property
     def document(self) -> str:

@@ -13,7 +13,7 @@ from loguru import logger
 from psycopg import Connection
 
 from file_processing.outbound.outbox import Outbox, SealedBatch
-from file_processing.outbound.write import sync, write
+from file_processing.outbound.write import remove_abandoned, sync, write
 from flows import Flows
 from models.errors import RetryLater, TidegateError
 from models.flow import Flow
@@ -22,12 +22,10 @@ from services.db.engine import Connect
 from services.ledger.locks import AnotherWriter, only_writer
 from services.ledger.outbound import SealedFile, listen
 from services.runtime import prefetch
-from services.transport.backoff import Backoff
+from services.transport.backoff import OUTBOUND
 
 POLL_SECONDS = 5.0
 """A notification may be lost with its connection: so late, at most, a change is seen."""
-
-BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +80,7 @@ class FlowWriter:
         """
         with only_writer(sealing, self.flow.name):
             while (files := self._outbox.rows.open_files(marking)) and not self._stopping.is_set():
+                remove_abandoned(self._folder, [file.name for file in files])
                 self._mark(marking, self._write(SealedBatch(files)))
             return self._write_changed(marking, sealing, lingers=lingers)
 
@@ -175,7 +174,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001  # supervised: it starts over, whatever it was
                 if not failures:
                     logger.warning("outbound files wait, connecting again: {}", _fault(error))
-                self._stopping.wait(BACKOFF.pause_seconds(failures))
+                self._stopping.wait(OUTBOUND.pause_seconds(failures))
                 failures += 1
                 with suppress(TidegateError):
                     self._recover()
@@ -212,7 +211,7 @@ class Writer:
             if known is None or known.reason != fault.reason:
                 logger.warning("outbound files of {} wait, trying again: {}", name, fault)
             self._faults[name] = (fault, failures + 1)
-            return BACKOFF.pause_seconds(failures)
+            return OUTBOUND.pause_seconds(failures)
         if self._faults.pop(name, None) is not None:
             logger.info("outbound files of {} are written again", name)
         return min(seconds, POLL_SECONDS)

@@ -22,6 +22,12 @@ def write(folder: Path, name: str, content: bytes, *, fsync: bool) -> Path:
         ) from error
 
 
+def remove_abandoned(folder: Path, names: list[str]) -> None:
+    """Remove what a crash left of files that were being written to these names."""
+    for parent in {(folder / name).parent for name in names}:
+        durable.remove_abandoned(parent)
+
+
 def sync(folder: Path, names: list[str]) -> None:
     """Make the names of files durable: one fsync for each folder they lie in. Raises RetryLater."""
     try:

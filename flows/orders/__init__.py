@@ -240,38 +240,48 @@ def in_the_erp(order: Json, known: Json) -> Json | None:
 
 PARTNER1 = RestSource(
     name="partner1",
-    address=Setting("PARTNER1_API_URL", Kind.URL),
-    token=Setting("PARTNER1_API_TOKEN", Kind.SECRET),
+    address=Setting("PARTNER1_API_URL", Kind.URL, description="Partner 1, of which orders are polled."),
+    token=Setting("PARTNER1_API_TOKEN", Kind.SECRET, description="Its bearer token."),
     path="/orders",
     query={"page": "1", "per_page": "100"},
     since="updated_since",
     read=partner1_page,
 )
 PARTNER2_SERVER = SftpServer(
-    host=Setting("PARTNER2_SFTP_HOST"),
-    port=Setting("PARTNER2_SFTP_PORT", Kind.PORT, "22"),
-    user=Setting("PARTNER2_SFTP_USER"),
-    password=Setting("PARTNER2_SFTP_PASS", Kind.PASSWORD),
-    key_file=Setting("PARTNER2_SFTP_KEY_FILE", Kind.PATH),
-    known_hosts=Setting("PARTNER2_SFTP_KNOWN_HOSTS", Kind.PATH, "~/.ssh/known_hosts"),
+    host=Setting("PARTNER2_SFTP_HOST", description="Partner 2's SFTP server, of which orders are fetched."),
+    port=Setting("PARTNER2_SFTP_PORT", Kind.PORT, "22", "Its port."),
+    user=Setting("PARTNER2_SFTP_USER", description="Our user there."),
+    password=Setting("PARTNER2_SFTP_PASS", Kind.PASSWORD, description="Its password, or a key file instead."),
+    key_file=Setting("PARTNER2_SFTP_KEY_FILE", Kind.PATH, description="An OpenSSH private key without passphrase."),
+    known_hosts=Setting(
+        "PARTNER2_SFTP_KNOWN_HOSTS",
+        Kind.PATH,
+        "~/.ssh/known_hosts",
+        "Where the server's host key stands; ssh-keyscan -p PORT HOST >> FILE puts it there.",
+    ),
 )
 PARTNER2 = SftpSource(
     name="partner2",
     server=PARTNER2_SERVER,
-    folder=Setting("PARTNER2_SFTP_PATH", default="orders"),
-    archive=Setting("PARTNER2_SFTP_ARCHIVE", default="archive"),
+    folder=Setting("PARTNER2_SFTP_PATH", default="orders", description="The remote folder with its orders."),
+    archive=Setting(
+        "PARTNER2_SFTP_ARCHIVE", default="archive", description="The remote folder for orders that are fetched."
+    ),
 )
 PARTNER2_ANSWERS = SftpDestination(
     name="partner2-answers",
     server=PARTNER2_SERVER,
-    folder=Setting("PARTNER2_SFTP_ANSWERS"),
+    folder=Setting(
+        "PARTNER2_SFTP_ANSWERS",
+        description="The remote folder for our answers to its orders; unset: they stay in OUTPUT_DIR.",
+    ),
     documents=("ordrsp", "contrl", "855", "997"),
     in_order=True,
 )
 ERP = RestDestination(
     name="erp",
-    address=Setting("ERP_API_URL", Kind.URL),
-    token=Setting("ERP_API_TOKEN", Kind.SECRET),
+    address=Setting("ERP_API_URL", Kind.URL, description="The ERP, which gets every order."),
+    token=Setting("ERP_API_TOKEN", Kind.SECRET, description="Its bearer token."),
     path="/api/orders",
     look_up=LookUp(
         "/api/orders",

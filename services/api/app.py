@@ -19,7 +19,6 @@ from services.api.access import guard
 from services.api.inbound import Lend, MediaTypes
 from services.api.problems import ProblemApp
 from services.api.resources import Resource, router
-from services.files import durable
 
 _ABOUT = """
 Bodies that become files of a flow (`/inbound`), and the resources of master systems.
@@ -42,8 +41,6 @@ def create_app(
 
     max_bytes: of a body; of its content, when compressed, the loader takes care.
     """
-    for name in flows:
-        durable.remove_abandoned(input_dir / name)
     app = ProblemApp(title="Tidegate", description=_ABOUT, docs_url=None, redoc_url=None)
     _add_page(app)
     guarded = [Depends(guard(token))]

@@ -98,10 +98,61 @@ _HEADERS = [
 ]
 
 
+class _Intake:
+    """Bodies on their way to the input folder."""
+
+    def __init__(self, flows: Flows, lend: Lend, input_dir: Path, max_bytes: int) -> None:
+        self._flows = flows
+        self._lend = lend
+        self._input_dir = input_dir
+        self._max_bytes = max_bytes
+        self._in_flight: set[tuple[str, str]] = set()
+
+    async def receive(self, request: Request, flow: str, suffix: str) -> receipts.Receipt:
+        """Store the body as a file of the flow. Raises Problem."""
+        key = idempotency.key_of(request.headers.getlist("idempotency-key"))
+        if key is None:
+            return await self._store(request, flow, suffix, None)
+        if (flow, key) in self._in_flight:
+            raise Problem(409, "a request with this Idempotency-Key is being handled", hint="wait for its answer")
+        self._in_flight.add((flow, key))
+        try:
+            return await self._store(request, flow, suffix, key)
+        finally:
+            self._in_flight.discard((flow, key))
+
+    async def _store(self, request: Request, flow: str, suffix: str, key: str | None) -> receipts.Receipt:
+        bodies.refuse_announced(request, self._max_bytes, "MAX_FILE_BYTES allows")
+        with Upload(self._input_dir / flow, suffix, self._max_bytes) as upload:
+            await _fill(upload, request)
+            receipt = await run_in_threadpool(self._keep, upload, flow, key)
+        logger.bind(flow=flow, file=receipt.name, receipt=receipt.id).info(
+            "{} came by HTTP as #{} of the receipts, {} bytes", receipt.name, receipt.id, receipt.bytes
+        )
+        return receipt
+
+    def _keep(self, upload: Upload, flow: str, key: str | None) -> receipts.Receipt:
+        if key is not None:
+            upload.name_after(key)
+        upload.sync()
+        name, sha256 = upload.name, upload.sha256
+        try:
+            with self._lend() as connection:
+                if _last_to_arrive_wins(self._flows[flow]):
+                    replay.reload_received(connection, flow=flow, name=name, sha256=sha256, key=key)
+                return receipts.issue(
+                    connection, flow=flow, name=name, sha256=sha256, bytes=upload.bytes, key=key, place=upload.place
+                )
+        except receipts.InFlight as error:
+            raise Problem(409, error.reason, hint=error.hint) from None
+        except receipts.OtherBody as error:
+            raise Problem(422, error.reason, hint=error.hint) from None
+
+
 def router(flows: Flows, lend: Lend, media_types: MediaTypes, *, input_dir: Path, max_bytes: int) -> APIRouter:
     """The operations below `/inbound`."""
     routes = APIRouter(prefix="/inbound", tags=["inbound"])
-    in_flight: set[tuple[str, str]] = set()
+    intake = _Intake(flows, lend, input_dir, max_bytes)
 
     @routes.post(
         "/{flow}",
@@ -117,48 +168,10 @@ def router(flows: Flows, lend: Lend, media_types: MediaTypes, *, input_dir: Path
         target = flows.get(flow)
         if target is None:
             raise Problem(404, f"there is no flow {flow!r}", hint=f"there are {', '.join(flows)}")
-        suffix = _suffix(request, target, media_types[flow])
-        key = idempotency.key_of(request.headers.getlist("idempotency-key"))
-        if key is None:
-            receipt = await receive(request, flow, suffix, None)
-        else:
-            if (flow, key) in in_flight:
-                raise Problem(409, "a request with this Idempotency-Key is being handled", hint="wait for its answer")
-            in_flight.add((flow, key))
-            try:
-                receipt = await receive(request, flow, suffix, key)
-            finally:
-                in_flight.discard((flow, key))
+        receipt = await intake.receive(request, flow, _suffix(request, target, media_types[flow]))
         location = f"/inbound/{receipt.id}"
         response.headers["Location"] = location
         return Accepted(id=receipt.id, flow=flow, name=receipt.name, location=location)
-
-    async def receive(request: Request, flow: str, suffix: str, key: str | None) -> receipts.Receipt:
-        bodies.refuse_announced(request, max_bytes, "MAX_FILE_BYTES allows")
-        with Upload(input_dir / flow, suffix, max_bytes) as upload:
-            await _fill(upload, request)
-            receipt = await run_in_threadpool(_keep, upload, flow, key)
-        logger.bind(flow=flow, file=receipt.name, receipt=receipt.id).info(
-            "{} came by HTTP as #{} of the receipts, {} bytes", receipt.name, receipt.id, receipt.bytes
-        )
-        return receipt
-
-    def _keep(upload: Upload, flow: str, key: str | None) -> receipts.Receipt:
-        if key is not None:
-            upload.name_after(key)
-        upload.sync()
-        name, sha256 = upload.name, upload.sha256
-        try:
-            with lend() as connection:
-                if _last_to_arrive_wins(flows[flow]):
-                    replay.reload_received(connection, flow=flow, name=name, sha256=sha256, key=key)
-                return receipts.issue(
-                    connection, flow=flow, name=name, sha256=sha256, bytes=upload.bytes, key=key, place=upload.place
-                )
-        except receipts.InFlight as error:
-            raise Problem(409, error.reason, hint=error.hint) from None
-        except receipts.OtherBody as error:
-            raise Problem(422, error.reason, hint=error.hint) from None
 
     @routes.get("/{number}", responses=described(401, 404, 422, 503))
     def became(number: Annotated[int, PathParameter(ge=0, le=2**63 - 1)]) -> Became:

@@ -86,75 +86,87 @@ _ONE = "select document, deleted_at from {} where id = %s"
 
 def router(resource: Resource, lend: Lend) -> APIRouter:
     """The operations of one resource."""
-    path = f"/{resource.name}"
-    routes = APIRouter(prefix=path, tags=[resource.name])
-    table = _Table(resource.flow)
+    made = _Operations(resource, lend)
+    routes = APIRouter(prefix=made.path, tags=[resource.name])
     takes_object = {
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"type": "object"}, "example": dict(resource.example)}},
         }
     }
+    routes.get("", responses=described(401, 422, 503))(made.listed)
+    routes.get("/{number}", responses=described(401, 404, 422, 503))(made.shown)
+    routes.post("", status_code=201, responses=_TAKES, openapi_extra=takes_object)(made.create)
+    routes.post("/sync", responses=_WRITES)(made.sync)
+    routes.put("/{number}", responses=_TAKES, openapi_extra=takes_object)(made.update)
+    routes.delete("/{number}", status_code=204, responses=_WRITES)(made.delete)
+    return routes
 
-    def master() -> ResourceMaster:
-        if resource.master is None:
-            needs = " and ".join(resource.needs)
-            raise Problem(503, f"the master of {resource.name} is not configured", hint=f"set {needs}")
-        return resource.master
 
-    @routes.get("", responses=described(401, 422, 503))
+class _Operations:
+    """The operations of one resource; their docstrings stand on the API's page."""
+
+    def __init__(self, resource: Resource, lend: Lend) -> None:
+        self._resource = resource
+        self._lend = lend
+        self._table = _Table(resource.flow)
+        self.path = f"/{resource.name}"
+
+    @property
+    def _master(self) -> ResourceMaster:
+        """Raises Problem."""
+        if self._resource.master is None:
+            needs = " and ".join(self._resource.needs)
+            raise Problem(503, f"the master of {self._resource.name} is not configured", hint=f"set {needs}")
+        return self._resource.master
+
     def listed(
+        self,
         limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
         offset: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
         after: Annotated[int, Query(ge=0, le=2**63 - 1, description="the id behind which the page begins")] = 0,
     ) -> ListPage:
         """A page of what is here, by id. `meta.next` leads on and skips nothing, whatever is deleted meanwhile."""
-        with lend() as connection:
-            found, more, total = table.page(connection, after=after, limit=limit, offset=offset)
-        following = f"{path}?{urlencode({'limit': limit, 'after': found[-1][0]})}" if more else None
-        before = f"{path}?{urlencode({'limit': limit, 'offset': max(0, offset - limit)})}" if offset else None
+        with self._lend() as connection:
+            found, more, total = self._table.page(connection, after=after, limit=limit, offset=offset)
+        following = f"{self.path}?{urlencode({'limit': limit, 'after': found[-1][0]})}" if more else None
+        before = f"{self.path}?{urlencode({'limit': limit, 'offset': max(0, offset - limit)})}" if offset else None
         meta = Meta(limit=limit, offset=offset, total_count=total, next=following, previous=before)
         return ListPage(meta=meta, objects=[document for _, document in found])
 
-    @routes.get("/{number}", responses=described(401, 404, 422, 503))
-    def shown(number: Number) -> JsonObject:
+    def shown(self, number: Number) -> JsonObject:
         """One object, as it is here."""
-        with lend() as connection:
-            return table.one(connection, number)
+        with self._lend() as connection:
+            return self._table.one(connection, number)
 
-    @routes.post("", status_code=201, responses=_TAKES, openapi_extra=takes_object)
     async def create(
+        self,
         fields: BodyFields,
         response: Response,
         idempotency_key: Annotated[
-            list[str] | None, Header(description="A quoted string; without it, `creation_id` does the same.")
+            list[str] | None, Header(description="A quoted string, the same for the same creation.")
         ] = None,
     ) -> JsonObject:
         """Create an object at the master, and then here. Send it again with the same key after a time-out."""
-        written = await master().create(fields, idempotency.key_of(idempotency_key or ()))
-        response.headers["Location"] = f"{path}/{written.number}"
+        written = await self._master.create(fields, idempotency.key_of(idempotency_key or ()))
+        response.headers["Location"] = f"{self.path}/{written.number}"
         response.headers[LOCAL] = written.local
         return written.document
 
-    @routes.post("/sync", responses=_WRITES)
-    async def sync() -> Synced:
+    async def sync(self) -> Synced:
         """Compare everything with the master now, and load what differs. It takes a while."""
-        found = await master().sync()
+        found = await self._master.sync()
         return Synced(seen=found.seen, missed=found.missed, deleted=found.deleted)
 
-    @routes.put("/{number}", responses=_TAKES, openapi_extra=takes_object)
-    async def update(number: Number, fields: BodyFields, response: Response) -> JsonObject:
+    async def update(self, number: Number, fields: BodyFields, response: Response) -> JsonObject:
         """Change an object at the master, and then here; fields that are left out stay."""
-        written = await master().update(number, fields)
+        written = await self._master.update(number, fields)
         response.headers[LOCAL] = written.local
         return written.document
 
-    @routes.delete("/{number}", status_code=204, responses=_WRITES)
-    async def delete(number: Number) -> None:
+    async def delete(self, number: Number) -> None:
         """Delete an object at the master, and then here. One that is gone already is deleted as well."""
-        await master().delete(number)
-
-    return routes
+        await self._master.delete(number)
 
 
 class _Table:

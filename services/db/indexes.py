@@ -4,10 +4,10 @@ An index that a migration makes locks its table until it is there. So no migrati
 unique: it is declared, and built here, concurrently, when the migrations are done.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import psycopg
 from loguru import logger
 from psycopg import sql
 from sqlalchemy import Connection, Engine, text
@@ -21,6 +21,9 @@ from services.db import sqlstate
 from services.db.identifiers import names
 
 _ADVISORY_LOCK = int.from_bytes(b"tideindx")
+
+LOOK_SECONDS = 0.2
+"""How often a process looks whether another one has built them."""
 
 _EXISTING = text("""
     select wanted.name, i.indisvalid
@@ -66,32 +69,21 @@ def create(connection: Connection, indexes: Iterable[WantedIndex]) -> None:
 def ensure(engine: Engine, flows: Mapping[str, Flow]) -> None:
     """Build what is missing, and anew what a crash left half-built. Processes that start together wait in line."""
     wanted = [*of_ledger(), *(index for flow in flows.values() for index in of_flow(flow))]
-    with sqlstate.translated(), engine.connect() as connection:
-        rows = connection.execute(_EXISTING, {"names": [index.name for index in wanted]}).all()
-        valid = {name for name, is_valid in rows if is_valid}
-        connection.rollback()
-        missing = [index for index in wanted if index.name not in valid]
-        if not missing:
-            return
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        driver.autocommit = True
-        try:
-            driver.execute("select pg_advisory_lock(%s)", [_ADVISORY_LOCK])
-            for index in missing:
-                _build(driver, index)
-            driver.execute("select pg_advisory_unlock(%s)", [_ADVISORY_LOCK])
-        finally:
-            driver.autocommit = False
+    with sqlstate.translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if _missing(connection, wanted):
+            connection.detach()  # closed at the end, however it comes: the lock goes with it
+            # To wait in the server would hold a snapshot, for which whoever builds waits in turn.
+            while not connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
+                time.sleep(LOOK_SECONDS)
+            for index, is_broken in _missing(connection, wanted):
+                if is_broken:
+                    connection.exec_driver_sql(f"drop index concurrently {index.name}")
+                logger.info("building the index {}", index.name)
+                connection.exec_driver_sql(f"create index concurrently {index.definition}")
 
 
-def _build(driver: psycopg.Connection, index: WantedIndex) -> None:
-    found = driver.execute(
-        "select indisvalid from pg_index where indexrelid = to_regclass(%s)", [index.name]
-    ).fetchone()
-    if found == (True,):
-        return  # somebody was faster
-    if found is not None:
-        driver.execute(f"drop index concurrently {index.name}".encode())
-    logger.info("building the index {}", index.name)
-    driver.execute(f"create index concurrently {index.definition}".encode())
+def _missing(connection: Connection, wanted: Sequence[WantedIndex]) -> list[tuple[WantedIndex, bool]]:
+    """The indexes that nobody has built yet, and whether there is one that a crash left half-built."""
+    rows = connection.execute(_EXISTING, {"names": [index.name for index in wanted]}).all()
+    valid = {row.name: row.indisvalid for row in rows}
+    return [(index, index.name in valid) for index in wanted if not valid.get(index.name)]

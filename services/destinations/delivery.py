@@ -24,7 +24,8 @@ from services.files import move
 from services.files.move import Identity
 from services.ledger import deliveries, locks, replay
 from services.ledger.deliveries import Deliveries, DueFile
-from services.runtime.supervisor import BACKOFF, Job, Tell, in_thread
+from services.runtime.supervisor import Job, Tell, in_thread
+from services.transport.backoff import CONNECTOR
 
 POLL_SECONDS = 1.0
 """So late, at most, a written file is seen."""
@@ -117,7 +118,7 @@ class Delivery:
             await in_thread(deliveries.failed, connection, due.id, str(error))
         except Doubtful as error:
             asked = max(error.after_seconds, UNCERTAIN_SECONDS)
-            seconds = BACKOFF.pause_seconds(due.attempts, at_least=asked)
+            seconds = CONNECTOR.pause_seconds(due.attempts, at_least=asked)
             said.log("WARNING" if due.attempts <= 1 else "DEBUG", "#{} {} is sent again: {}", due.id, due.name, error)
             await in_thread(deliveries.later, connection, due.id, error.reason, seconds)
             return error

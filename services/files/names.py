@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 
 from services.text import printable
 
@@ -15,6 +16,8 @@ UNFINISHED = (".tmp", ".part", ".partial", ".filepart", "~", ".swp", ".crdownloa
 """How names end that tools give to files they still work on."""
 
 _PORTABLE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+_DIGESTED = re.compile(r"-[0-9a-f]{16}(?=\.|$)")
 
 
 def is_finished(name: str) -> bool:
@@ -38,19 +41,23 @@ def numbered(name: str, number: int | str) -> str:
 def portable(value: str) -> str:
     """A value as part of a path anywhere: letters, digits, `-`, `_`, `.`.
 
-    One that had to be changed for it gets a digest, so that two values never share a name.
+    One that had to be changed for it gets a digest, and so does one that looks as if it had one: two values never
+    share a name.
     """
     made = "".join(character if character in _PORTABLE else "_" for character in value).lstrip(".")
-    if made == value and 0 < len(made) <= MAX_PART_BYTES:
+    if made == value and 0 < len(made) <= MAX_PART_BYTES and not _DIGESTED.search(made):
         return made
     return f"{made[: MAX_PART_BYTES - 17]}-{_digest(value)}"
 
 
 def local(name: str) -> str:
-    """A partner's file name as one of ours: its letters and its suffix stay; what had to be changed gets a digest."""
+    """A partner's file name as one of ours: its letters and its suffix stay; what had to be changed gets a digest.
+
+    So does one that looks as if it had one: two names never become one.
+    """
     made = "".join(c if c.isprintable() and c not in "/\\" and not "\udc80" <= c <= "\udcff" else "_" for c in name)
     made = made.lstrip(".") or "_"
-    if made == name and len(os.fsencode(made)) <= MAX_PART_BYTES:
+    if made == name and len(os.fsencode(made)) <= MAX_PART_BYTES and not _DIGESTED.search(made):
         return made
     stem, dot, suffix = made.partition(".")
     return f"{_cut(stem, MAX_PART_BYTES // 2)}-{_digest(name)}{dot}{_cut(suffix, 60)}"

@@ -182,13 +182,12 @@ class OutboundRows:
     ) -> list[dict[str, Any]]:
         """which: key and `changed_at` of each row."""
         rows: list[dict[str, Any]] = []
-        cursor.scroll(0, mode="absolute")
-        for *key, changed_at in which:
+        for number, (*key, changed_at) in enumerate(which):
+            cursor.scroll(number, mode="absolute")
             try:
                 rows += filter(None, [cursor.fetchone()])
             except DataError as error:
                 self.quarantine(connection, [(*key, changed_at, f"it cannot be read: {error}")])
-                cursor.scroll(1)
         return rows
 
     def _add_children(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from services.observer.hints import Hints
-from services.transport.backoff import Backoff
+from services.transport.backoff import WATCH
 from settings import ObserverKind
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 CANARY_EVERY_SECONDS = 60.0
 CANARY_SECONDS = 2.0
-BACKOFF = Backoff(first_seconds=1.0, longest_seconds=60.0)
 
 
 class WatchSupervisor:
@@ -113,7 +112,7 @@ class WatchSupervisor:
         self._wait(now)
 
     def _wait(self, now: float) -> None:
-        self._next = now + BACKOFF.pause_seconds(self._failures)
+        self._next = now + WATCH.pause_seconds(self._failures)
         self._failures += 1
 
     def enter(self, folder: str) -> None:

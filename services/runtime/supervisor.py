@@ -12,10 +12,7 @@ from loguru import logger
 from models.errors import RetryLater, StopConnector, StopDaemon, TidegateError
 from services.runtime.status_file import JobPhase, JobState
 from services.text import one_line
-from services.transport.backoff import Backoff
-
-BACKOFF = Backoff(first_seconds=0.5, longest_seconds=60.0)
-"""A job that fails is started again after such a pause."""
+from services.transport.backoff import CONNECTOR
 
 STOP_SECONDS = 5.0
 """What a job has in hand when the daemon stops may take so long; systemd gives the daemon ten."""
@@ -149,7 +146,7 @@ class Supervisor:
         since = state.since if state.phase is JobPhase.FAILING else datetime.now(UTC)
         hint = known.hint if known else "the log has the traceback"
         self._states[job.name] = JobState(job.name, JobPhase.FAILING, reason, hint, since, state.failures + 1)
-        return BACKOFF.pause_seconds(failures, at_least=error.after_seconds if isinstance(error, RetryLater) else 0.0)
+        return CONNECTOR.pause_seconds(failures, at_least=error.after_seconds if isinstance(error, RetryLater) else 0.0)
 
     def _stopped(self, job: Job, error: TidegateError) -> None:
         logger.error("{} stopped: {}", job.name, error)

@@ -18,14 +18,11 @@ from pydantic import SecretStr
 from models.connector import JsonObject, MasterPage, RestMaster
 from models.errors import RefusedByPartner, RetryLater, StopConnector, StopDaemon
 from services.transport import http
-from services.transport.backoff import Backoff, Retries
+from services.transport.backoff import MASTER_REQUESTS
 from services.transport.http import Answer
 from settings import Settings
 
 MAX_ANSWER_BYTES = 64 << 20
-
-RETRIES = Retries(tries=4, backoff=Backoff(first_seconds=0.5, longest_seconds=10.0), patience_seconds=10.0)
-"""Every request may be repeated: reads and deletes anyway, writes by their id or what the declaration names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ class MasterSession:
 
     async def _ask(self, method: str, url: httpx.URL, fields: JsonObject | None = None) -> Answer:
         try:
-            return await RETRIES(partial(self._ask_once, method, url, fields))
+            return await MASTER_REQUESTS(partial(self._ask_once, method, url, fields))
         except _Busy as busy:
             if busy.answer.status == 429 and fields is not None:
                 refusal = self._refusal(busy.answer)

@@ -81,7 +81,6 @@ class SftpFetcher:
             if connection is None:
                 tell("another daemon polls")
                 return self._interval_seconds
-            await in_thread(durable.remove_abandoned, self._input)
             async with ssh.connected(self._login) as session:
                 fetched = await self._fetch_all(session, connection)
         tell(f"polls every {self._interval_seconds:g} s; {fetched} files at {datetime.now(UTC):%H:%M:%S}Z")

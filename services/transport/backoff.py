@@ -1,4 +1,4 @@
-"""The one policy of trying again: after how long, with jitter, and for requests how often."""
+"""The one policy of trying again: after how long, with jitter, and for requests how often; every delay stands here."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -62,3 +62,19 @@ class Retries:
         error = tried.outcome.exception() if tried.outcome else None
         asked = error.after_seconds if isinstance(error, RetryLater) else 0.0
         return self.backoff.pause_seconds(tried.attempt_number - 1, at_least=asked)
+
+
+INBOUND = Backoff(first_seconds=0.2, longest_seconds=5.0)
+"""A flow's files that cannot be loaded now. A file that is itself the reason is tried again after the longest."""
+
+OUTBOUND = Backoff(first_seconds=0.5, longest_seconds=30.0)
+"""A flow's outbound files that cannot be written now."""
+
+CONNECTOR = Backoff(first_seconds=0.5, longest_seconds=60.0)
+"""A connector whose partner is away, and a delivery without a clear answer."""
+
+MASTER_REQUESTS = Retries(tries=4, backoff=Backoff(first_seconds=0.5, longest_seconds=10.0), patience_seconds=10.0)
+"""Requests to a master: each may be repeated, reads and deletes anyway, writes by what the declaration names."""
+
+WATCH = Backoff(first_seconds=1.0, longest_seconds=60.0)
+"""The observer's watch on folders, when the system does not give it."""

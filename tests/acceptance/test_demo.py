@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from commands import demo_stage
-from tests.support.sites import ROOT
+from tests.support.processes import ROOT
 from tests.support.waiting import eventually
 
 TABLES = ("vehicles_status", "objects_detection", "work_orders", "customers", "cases", "orders")
@@ -36,9 +38,9 @@ class Demo:
     def shown(self) -> str:
         return self.screen.read_text()
 
-    def psql(self, statement: str) -> str:
+    def tidegate(self, *arguments: str) -> str:
         """What a person sees who follows the screen: `cd` there, and ask."""
-        command = [sys.executable, str(ROOT / "main.py"), "db", "psql", "-At", "-c", statement]
+        command = [sys.executable, str(ROOT / "main.py"), *arguments]
         return subprocess.run(command, cwd=self.home, capture_output=True, text=True, check=False).stdout
 
     def children(self) -> list[str]:
@@ -70,10 +72,14 @@ def demo(open_folder: Path) -> Iterator[Demo]:
 def test_demo_shows_all_flows_and_ends_on_ctrl_c(demo: Demo) -> None:
     eventually(lambda: "\nNow\n" in demo.shown() or demo.process.poll() is not None, 60, "the screen")
     assert demo.process.poll() is None, demo.shown()
-    counts = " union all ".join(f"select least(count(*), 1) from {table}" for table in TABLES)
-    eventually(lambda: demo.psql(f"select sum(least) from ({counts}) as flow") == "6\n", 60, "a record in every flow")
+    counts = sql.SQL(" union all ").join(
+        sql.SQL("select least(count(*), 1) from {}").format(sql.Identifier(table)) for table in TABLES
+    )
+    with psycopg.connect(demo.tidegate("db", "uri").strip(), autocommit=True) as connection:
+        eventually(lambda: connection.execute(counts).fetchall() == [(1,)] * 6, 60, "a record in every flow")
     eventually(lambda: list(demo.home.glob("output/cases/*.json")), 20, "an outbound file")
     assert "did not work" not in demo.shown()
+    assert demo.tidegate("db", "psql", "-At", "-c", "select count(*) > 0 from orders") == "t\n"
     assert demo.children()
     demo.process.send_signal(signal.SIGINT)
     assert demo.process.wait(60) == 0, demo.shown()

@@ -1,14 +1,10 @@
 """kill -9 on the way of an interchange, then a start: its orders and its answers are there once."""
 
-import signal
-import subprocess
-import sys
-
 import pytest
 
 from tests.support import edi_samples
 from tests.support.edi_faults import POINTS
-from tests.support.sites import ROOT, Site, running
+from tests.support.sites import Site, running
 from tests.support.waiting import eventually
 
 
@@ -20,16 +16,7 @@ def names(site: Site, kind: str) -> list[str]:
 @pytest.mark.parametrize("point", POINTS)
 def test_an_interchange_is_loaded_and_answered_once(point: str, site: Site) -> None:
     site.drop("a.edi", edi_samples.edifact(), flow="orders")
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.support.edi_faults", point],
-        env={**site.environment, "PYTHONPATH": str(ROOT)},
-        cwd=site.input.parent,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    site.run_to_kill("tests.support.edi_faults", point)
     with running(site):
         assert [line["status"] for line in site.settled(1)] == ["loaded"]
         eventually(
@@ -41,5 +28,6 @@ def test_an_interchange_is_loaded_and_answered_once(point: str, site: Site) -> N
         row["kind"] for row in site.query("select split_part(name, '/', 1) as kind from tidegate.outbound_file")
     )
     assert kinds == ["BUYER", "contrl", "ordrsp"]
-    assert (len(names(site, "contrl")), len(names(site, "ordrsp"))) == (1, 1)
+    answers = {kind: names(site, kind) for kind in ("contrl", "ordrsp")}
+    assert {kind: len(found) for kind, found in answers.items()} == {"contrl": 1, "ordrsp": 1}, answers
     assert site.waiting() == []

@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 import flows
 from models.flow import Flow
 from models.tables import OWN_COLUMNS, Base
-from tests.support.sites import ROOT, Site, running
+from tests.support.processes import ROOT
+from tests.support.sites import Site, running
 
 MODEL = """
 from datetime import datetime
@@ -26,7 +27,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.flow import Flow
-from models.source import Instant, Text
+from models.field_types import Instant, Text
 from models.tables import LoadedRow
 
 
@@ -118,16 +119,16 @@ def test_every_command_knows_the_new_flow(site: Site, folder: Path) -> None:
 def test_a_flow_may_not_repeat_a_name(site: Site, folder: Path) -> None:
     declare(folder, "work_orders")
     done = site.call("flows", expect=2)
-    assert "there is already a flow 'work_orders' (rename the file)" in done.stderr
+    assert "there is already a flow 'work_orders' (rename it)" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["Frost", "2frost", "a-b", "x" * 41])
-def test_a_name_that_is_no_folder_and_metric_everywhere_is_refused(name: str, site: Site, folder: Path) -> None:
+def test_a_name_that_is_no_folder_and_metric_everywhere_stops_the_start(name: str, site: Site, folder: Path) -> None:
     declare(folder, name)
-    assert "a flow's file name is lower case letters, digits and _" in site.call("flows", expect=2).stderr
+    assert "a flow's name is lower case letters, digits and _, at most 40" in site.call("flows", expect=2).stderr
 
 
-def test_a_refused_file_is_retried_after_its_flow_changed(site: Site, folder: Path, tmp_path: Path) -> None:
+def test_a_rejected_file_is_retried_after_its_flow_changed(site: Site, folder: Path, tmp_path: Path) -> None:
     """Processes: a module is imported once in each."""
     declare(folder, "gust", MODEL.replace("celsius: float", "celsius: int"))
     record = {"sensorId": "s1", "measured_at": "2026-01-31T12:00:00Z", "celsius": 1.5}
@@ -136,7 +137,7 @@ def test_a_refused_file_is_retried_after_its_flow_changed(site: Site, folder: Pa
         assert site.settled(1)[0]["status"] == "rejected"
     declare(folder, "gust")
     process = site.start()
-    site.cli("retry", "1")
+    site.fork("retry", "1")
     assert site.settled(2)[1]["status"] == "loaded"
     assert site.stop(process) == 0
 
@@ -158,7 +159,7 @@ def test_a_changed_declaration_says_what_differs_and_its_hint_works(site: Site, 
         done = subprocess.run(
             [sys.executable, *command],
             cwd=project,
-            env=site.environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+            env=site.environment,
             capture_output=True,
             text=True,
             check=False,

@@ -1,15 +1,12 @@
 """kill -9 between any two steps of the writer: the same files with the same contents, once each."""
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.outbound_faults import POINTS
-from tests.support.sites import ROOT, Site
+from tests.support.sites import Site
 
 THEN = "2024-05-02T08:00:00Z"
 
@@ -22,16 +19,7 @@ def load(site: Site) -> None:
 
 
 def emit_and_be_killed(site: Site, point: str) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.support.outbound_faults", point],
-        env=site.environment | {"PYTHONPATH": str(ROOT)},
-        cwd=site.input.parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, f"{point}: {killed.returncode}\n{killed.stderr}"
+    site.run_to_kill("tests.support.outbound_faults", point, "emit")
 
 
 def outbound(site: Site) -> dict[str, str]:
@@ -65,7 +53,7 @@ def test_killed_at_any_point_the_next_run_ends_with_the_same_files(point: str, s
 
 def test_a_row_that_changes_after_the_crash_goes_out_in_a_file_of_its_own(site: Site) -> None:
     load(site)
-    emit_and_be_killed(site, "files are fixed")
+    emit_and_be_killed(site, "files are sealed")
     site.query("update vehicles_status set status = 'driving' where vehicle_id = '1' returning 1")
     site.call("emit")
     first, second = (

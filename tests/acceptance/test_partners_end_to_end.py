@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from partners.stream import ORDERS_D96A, X12_850, interchange
+from tests.support.impatience import let_time_pass
 from tests.support.sites import Site
 from tests.support.waiting import eventually
 
@@ -60,12 +61,13 @@ def test_a_customer_gets_one_package_over_kill_and_outage(
     for number in range(12):
         customers.append(crm.create(f"Customer {number}", f"{number}@example.com")["id"])
         if number % 4 == 0:
-            daemon = site.start()
+            daemon = site.start(impatient=True)
             asked = len(inventory.received)
             eventually(lambda: len(inventory.received) > asked, PATIENCE_SECONDS, "a request to the Inventory")  # noqa: B023
             site.stop(daemon, signal.SIGKILL)
+            let_time_pass(site)
     inventory.stop()
-    daemon = site.start()
+    daemon = site.start(impatient=True)
     late = crm.create("Late", "late@example.com")["id"]
     eventually(lambda: site.query("select 1 from customers where id = %s", late), PATIENCE_SECONDS, "the late customer")
     inventory.faults.lose_rate = 0
@@ -84,7 +86,7 @@ def test_edi_orders_reach_the_erp_and_are_answered(
     site = between_partner2_and_erp
     sftp_server.upload("order.edi", interchange(ORDERS_D96A, 1))
     sftp_server.upload("order.x12", interchange(X12_850, 2))
-    daemon = site.start()
+    daemon = site.start(impatient=True)
     eventually(lambda: len(erp.orders) == 2, PATIENCE_SECONDS, "two orders in the ERP")
     eventually(lambda: len(answers(sftp_server)) == 4, PATIENCE_SECONDS, "four answers")
     for kind in ("+CONTRL:", "+ORDRSP:", "ST*997*", "ST*855*"):
@@ -105,11 +107,12 @@ def test_edi_orders_arrive_once_over_cut_transfers_lost_answers_and_kills(
         template, suffix = (ORDERS_D96A, "edi") if number % 2 else (X12_850, "x12")
         sftp_server.upload(f"order-{number}.{suffix}", interchange(template, number))
     for _ in range(3):
-        daemon = site.start()
+        daemon = site.start(impatient=True)
         done = len(sftp_server.received)
         eventually(lambda: len(sftp_server.received) > done + 3, PATIENCE_SECONDS, "work of the daemon")  # noqa: B023
         site.stop(daemon, signal.SIGKILL)
-    daemon = site.start()
+        let_time_pass(site)
+    daemon = site.start(impatient=True)
     eventually(lambda: len(erp.orders) == 20, PATIENCE_SECONDS, "all orders in the ERP")
     eventually(lambda: len(sftp_server.names("archive")) == 20, PATIENCE_SECONDS, "all files in the archive")
     assert site.stop(daemon) == 0
@@ -125,11 +128,11 @@ def test_orders_of_partner1_reach_the_erp_once_each_over_errors(site: Site, part
         ERP_API_TOKEN=erp.token,
         POLLING_INTERVAL_SECONDS="0.1",
     )
-    partner1.seed(300)
+    partner1.seed(120)
     partner1.faults.error_rate = 0.1
     erp.faults.throttle_rate, erp.faults.retry_after_seconds, erp.faults.times = 0.1, 0, 10
-    daemon = site.start()
-    eventually(lambda: len(erp.orders) == 300, PATIENCE_SECONDS, "all orders in the ERP")
+    daemon = site.start(impatient=True)
+    eventually(lambda: len(erp.orders) == 120, PATIENCE_SECONDS, "all orders in the ERP")
     assert site.stop(daemon) == 0
     booked = [entry for entry in erp.received if entry.method == "POST" and entry.status == 201]
-    assert len(booked) == 300
+    assert len(booked) == 120

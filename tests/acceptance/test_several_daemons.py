@@ -114,7 +114,7 @@ def test_two_daemons_load_each_file_of_a_burst_once(two: Site) -> None:
     assert quiet_logs(two) == []
 
 
-def test_two_daemons_refuse_a_file_once(two: Site) -> None:
+def test_two_daemons_reject_a_file_once(two: Site) -> None:
     for n in range(40):
         two.drop(f"{n}.json", f'[{{"vehicle_id": {n}', flow="vehicle_status")
         os.mkfifo(two.input / "vehicle_status" / f"pipe{n}.json")

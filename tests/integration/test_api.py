@@ -3,16 +3,12 @@
 import contextlib
 import gzip
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,15 +20,18 @@ from pydantic import SecretStr
 
 import flows
 from commands.site import Site as Assembly
+from file_processing.inbound.formats import detect
 from services.api import app as api_app, idempotency, server
 from services.api.problems import Problem
 from services.db import engine as databases
+from services.files.durable import Temporary, temporary_path
 from services.ledger import receipts
 from services.runtime.status_file import JobPhase
 from services.runtime.supervisor import Job, Supervisor, Tell
 from settings import Settings
-from tests.support.api_fault_points import WEBHOOK_POINTS
-from tests.support.sites import ROOT, Site, running
+from tests.support import api_fault_points, processes
+from tests.support.processes import ROOT
+from tests.support.sites import Site, free_port, running
 from tests.support.waiting import eventually
 
 TOKEN = "correct horse battery"
@@ -45,12 +44,6 @@ def report(vehicle: str, status: object = "driving") -> dict[str, object]:
     return {"vehicle_id": vehicle, "report_time": T1, "status": status}
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
 @contextmanager
 def served(settings: Settings, *, token: str | None = TOKEN, max_bytes: int = 1 << 20) -> Iterator[httpx.Client]:
     """The API of a site, alone: what loads its files is another matter."""
@@ -60,6 +53,7 @@ def served(settings: Settings, *, token: str | None = TOKEN, max_bytes: int = 1 
         app = api_app.create_app(
             known,
             Assembly(settings, known, database).connection,
+            {name: detect.media_types(flow) for name, flow in known.items()},
             input_dir=settings.input_dir,
             max_bytes=max_bytes,
             token=SecretStr(token) if token else None,
@@ -101,10 +95,6 @@ def became(api: httpx.Client, location: str) -> dict[str, Any]:
     )
     assert isinstance(found, dict)
     return found
-
-
-def stored(site: Site) -> list[Path]:
-    return [path for path in site.waiting() if not path.name.startswith(".")]
 
 
 # what is stored, and what became of it
@@ -416,18 +406,19 @@ def test_a_client_that_hangs_up_leaves_nothing(site: Site, api: httpx.Client) ->
     eventually(lambda: not site.waiting(), what="nothing is left")
 
 
-@pytest.mark.parametrize("point", WEBHOOK_POINTS)
+@pytest.mark.parametrize("point", api_fault_points.WEBHOOK)
 def test_kill_9_in_a_webhook_and_a_repeat_load_once(site: Site, point: str) -> None:
     body = [{"vehicle_id": "a", "detection_time": T1, "detections": [{"object_type": "cars", "object_value": 4}]}]
-    port = free_port()
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.api_fault_points", point],
-        env={**site.environment, "PYTHONPATH": str(ROOT), "API_TOKEN": TOKEN, "API_PORT": str(port)},
-        cwd=site.input.parent,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+    port, folder = free_port(), site.input.parent
+    killed = processes.start(
+        "run",
+        environment=site.environment | {"API_TOKEN": TOKEN, "API_PORT": str(port)},
+        folder=folder,
+        log=folder / "killed.log",
+        faults=api_fault_points.__name__,
+        point=point,
     )
-    site.processes.append(killed)  # type: ignore[arg-type]
+    site.processes.append(killed)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=BEARER, timeout=20) as dying:
         eventually(lambda: answers(dying), timeout=30, what="the daemon to be killed answers")
         with pytest.raises(httpx.TransportError):
@@ -448,15 +439,12 @@ def answers(client: httpx.Client) -> bool:
         return False
 
 
-def test_what_a_crash_left_is_removed_a_day_later(site: Site) -> None:
+def test_what_a_crash_left_of_a_body_is_removed_and_what_others_still_write_is_not(site: Site) -> None:
     folder = site.input / "vehicle_status"
     folder.mkdir()
-    old, young = folder / ".webhook-1.part", folder / ".webhook-2.part"
-    for path in (old, young):
-        path.touch()
-    os.utime(old, (0, 0))
-    with served(site.settings):
-        assert site.waiting() == [young]
+    temporary_path(folder).touch()
+    with Temporary(folder) as others, running(site):
+        eventually(lambda: site.waiting() == [others.path], what="the removal")
 
 
 def test_a_port_in_use_is_a_sentence_and_no_end(site: Site) -> None:

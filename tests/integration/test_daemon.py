@@ -2,28 +2,28 @@
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from loguru import logger
 
-from file_processing.inbound.archive import Filer
+from file_processing.inbound import archive, recovery
+from services.ledger import locks
 from services.runtime import status_file
 from services.runtime.status_file import Phase, Publisher
+from tests.support.processes import Process
 from tests.support.sites import Site, running
 from tests.support.waiting import eventually
 
 T1 = "2022-05-05T22:02:34Z"
-LONG = 250_000
+LONG = 150_000
 
-LOADING = """
+LOADING = f"""
 select 1 from pg_locks join pg_database d on d.oid = database
-where locktype = 'advisory' and granted and objid = hashtext('vehicle_status')::oid and datname = current_database()
+where locktype = 'advisory' and granted and classid = {locks._LOADERS}
+  and objid::bigint = hashtext('vehicle_status')::bigint & 4294967295 and datname = current_database()
 """
 
 
@@ -35,7 +35,7 @@ def drop(site: Site, name: str, content: object) -> Path:
     return site.drop(name, content, flow="vehicle_status")
 
 
-def started(site: Site) -> "subprocess.Popen[str]":
+def started(site: Site) -> Process:
     process = site.start()
     eventually(
         lambda: [d for d in status_file.running(site.settings.data_dir) if d.state is Phase.WATCHING],
@@ -45,19 +45,11 @@ def started(site: Site) -> "subprocess.Popen[str]":
     return process
 
 
-def stopped_in(site: Site, process: "subprocess.Popen[str]", how: signal.Signals = signal.SIGTERM) -> float:
+def stopped_in(site: Site, process: Process, how: signal.Signals = signal.SIGTERM) -> float:
     """Seconds that it took; it has to end well."""
     begin = time.monotonic()
     assert site.stop(process, how) == 0
     return time.monotonic() - begin
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    lines: list[str] = []
-    number = logger.add(lambda line: lines.append(str(line).rstrip()), format="{level} {message}", level="DEBUG")
-    yield lines
-    logger.remove(number)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -72,10 +64,7 @@ def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site)
     process = started(site)
     record = '{"vehicle_id": "v%d", "report_time": "2022-05-05T22:02:34Z", "status": "driving"}'
     drop(site, "long.json", "[" + ",\n".join(record % n for n in range(LONG)) + "]")
-    loading = "select 1 from pg_locks where locktype = 'advisory' and granted and mode = 'ExclusiveLock'"
-    eventually(
-        lambda: site.query(f"{loading} and database = (select oid from pg_database where datname = current_database())")
-    )
+    eventually(lambda: site.query(LOADING), what="a loader at work")
     assert stopped_in(site, process) < 10
     assert site.ledger() == []
     assert site.query("select count(*) as n from vehicles_status") == [{"n": 0}]
@@ -87,13 +76,17 @@ def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site)
     assert site.waiting() == []
 
 
-def test_a_daemon_told_to_stop_does_not_wait_for_another_application(site: Site) -> None:
-    process = started(site)
+def test_a_daemon_told_to_stop_does_not_wait_for_another_application(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_LOCK_WAIT_SECONDS", 0.5)
     with psycopg.connect(site.url) as other:
         other.execute("lock table vehicles_status in share mode")
-        drop(site, "a.json", reports("a"))
-        eventually(lambda: site.query("select 1 from pg_stat_activity where wait_event_type = 'Lock'"))
-        assert stopped_in(site, process) < 10
+        with running(site):
+            drop(site, "a.json", reports("a"))
+            eventually(lambda: site.query("select 1 from pg_stat_activity where wait_event_type = 'Lock'"))
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 5
     assert [path.name for path in site.waiting()] == ["a.json"]
     assert site.ledger() == []
 
@@ -109,12 +102,12 @@ def test_a_burst_that_goes_on_while_files_load(live: Site) -> None:
     assert live.waiting() == []
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_mistake_of_ours_is_told_with_its_traceback_and_tried_again(
     live: Site, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("file_processing.daemon.LONGEST_PAUSE_SECONDS", 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(Filer, "file", lambda *_: 1 / 0)
+        patch.setattr(archive, "archive", lambda *_, **__: 1 / 0)
         drop(live, "a.json", reports("a"))
         eventually(lambda: any("unexpected, trying again" in line for line in logged))
         assert any("ZeroDivisionError" in line for line in logged)
@@ -123,13 +116,13 @@ def test_a_mistake_of_ours_is_told_with_its_traceback_and_tried_again(
     assert live.waiting() == []
 
 
-def test_healing_that_fails_keeps_no_file_from_loading(
+def test_a_recovery_that_fails_keeps_no_file_from_loading(
     site: Site, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def heal(*_: Any) -> None:
+    def recover(*_: Any) -> None:
         raise PermissionError("rejected/")
 
-    monkeypatch.setattr("file_processing.inbound.recovery.heal", heal)
+    monkeypatch.setattr(recovery, "recover", recover)
     with running(site):
         drop(site, "a.json", reports("a"))
         assert site.settled(1)[0]["status"] == "loaded"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from loguru import logger
 from pydantic import SecretStr
 
 from models.errors import StopDaemon
 from services.db import embedded
 from services.db.embedded import Server
+from services.ledger import locks
 from services.runtime import status_file
 from services.runtime.status_file import DaemonState, Phase
 from tests.support.sites import Site, running
@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 T1, T2 = "2022-05-05T22:02:34Z", "2022-05-05T23:02:34Z"
 
 
-def reports(*vehicles: str, time: str = T1) -> dict[str, object]:
+def reports(*vehicles: str, time: str = T1) -> dict[str, list[dict[str, object]]]:
     return {"vehicle_status": [{"vehicle_id": v, "report_time": time, "status": "driving"} for v in vehicles]}
 
 
@@ -33,7 +33,7 @@ def drop(site: Site, *names: str) -> None:
 
 
 def expect_loaded(site: Site, *names: str) -> None:
-    """Each exactly once, and nothing refused."""
+    """Each exactly once, and nothing rejected."""
     lines = site.settled(len(names))
     assert sorted((line["name"], line["status"]) for line in lines) == [(f"{n}.json", "loaded") for n in sorted(names)]
     assert [row["vehicle_id"] for row in site.rows("vehicles_status")] == sorted(names)
@@ -61,15 +61,6 @@ def works_again(site: Site) -> None:
     assert told(site).fault is None
 
 
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """The lines of the log, from DEBUG on."""
-    lines: list[str] = []
-    number = logger.add(lambda line: lines.append(str(line).rstrip()), format="{level} {message}", level="DEBUG")
-    yield lines
-    logger.remove(number)
-
-
 def alarms(logged: list[str]) -> list[str]:
     return [line for line in logged if line.startswith(("WARNING", "ERROR", "CRITICAL"))]
 
@@ -84,7 +75,11 @@ def server(open_folder: Path) -> Iterator[Server]:
 
 
 def kill_server(server: Server) -> None:
-    os.kill(int((server.data / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+    """All of its processes: one that outlives the first would still finish the transaction that it has in hand."""
+    first = int((server.data / "postmaster.pid").read_text().splitlines()[0])
+    os.kill(first, signal.SIGSTOP)  # or it starts further ones
+    for process in (*map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split()), first):
+        os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -100,7 +95,7 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(own: Site, server: Ser
     drop(own, "a", "b")
     eventually(lambda: [d for d in status_file.running(own.settings.data_dir) if d.fault], what="a daemon that waits")
     assert fault(own)
-    status = json.loads(own.cli("status", "--json", expect=2).stdout)
+    status = json.loads(own.call("status", "--json", expect=2).stdout)
     assert status["database"]["up"] is False
     assert status["daemons"][0]["fault"]["text"]
     assert status["waiting"] == {"vehicle_status": 2}
@@ -189,7 +184,7 @@ def test_a_terminated_connection_is_made_anew(live: Site, logged: list[str]) -> 
 def test_a_lock_that_another_application_holds_is_waited_for(
     live: Site, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.ledger.inbound._LOCK_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "_LOCK_WAIT_SECONDS", 0.1)
     with vehicles_locked(live.url):
         drop(live, "a")
         assert "lock timeout" in fault(live)
@@ -257,17 +252,22 @@ def test_files_wait_while_the_database_fails(live: Site, logged: list[str], code
     assert SERIOUS[code] in alarms(logged)[0]
 
 
-def test_only_the_file_at_fault_is_refused_when_a_commit_fails(live: Site) -> None:
-    """A deferred constraint speaks at the commit, for a group of files: which one is it?"""
-    live.execute(
+def exorcise(site: Site) -> None:
+    """A deferred constraint of the table, which speaks at the commit."""
+    site.execute(
         "create function no_ghosts() returns trigger language plpgsql as "
         "$$ begin if new.vehicle_id = 'ghost' then raise exception 'no ghosts' using errcode = '23514'; end if; "
         "return null; end $$"
     )
-    live.execute(
+    site.execute(
         "create constraint trigger no_ghosts after insert on vehicles_status deferrable initially deferred "
         "for each row execute function no_ghosts()"
     )
+
+
+def test_only_the_file_at_fault_is_rejected_when_a_commit_fails(live: Site) -> None:
+    """The constraint speaks for a group of files: which one is it?"""
+    exorcise(live)
     drop(live, *"abc", "ghost", *"def")
     lines = {line["name"]: line for line in live.settled(7)}
     assert (lines["ghost.json"]["status"], lines["ghost.json"]["error"]) == ("rejected", "no ghosts")
@@ -275,6 +275,19 @@ def test_only_the_file_at_fault_is_refused_when_a_commit_fails(live: Site) -> No
     assert [row["vehicle_id"] for row in live.rows("vehicles_status")] == list("abcdef")
     assert live.report("ghost.json", "vehicle_status")["errors"][0]["reason"] == "no ghosts"
     assert live.waiting() == []
+
+
+def test_a_file_rejected_at_the_commit_tells_of_its_bad_records_too(site: Site) -> None:
+    exorcise(site)
+    ghost, *_ = reports("ghost")["vehicle_status"]
+    site.drop("ghost.json", [ghost, ghost | {"status": 7, "colour": "red"}], flow="vehicle_status")
+    site.load()
+    (line,) = site.ledger()
+    assert (line["status"], line["error"]) == ("rejected", "no ghosts")
+    assert (line["records"], line["rejected"], line["drift"]) == (2, 1, {"colour": 1})
+    whole, of_record = site.report("ghost.json", "vehicle_status")["errors"]
+    assert whole["reason"] == "no ghosts"
+    assert (of_record["record"], of_record["reason"]) == (1, "should be text")
 
 
 def test_a_file_that_the_ledger_cannot_take_holds_up_no_other(live: Site, logged: list[str]) -> None:

@@ -1,7 +1,8 @@
-"""Orders by EDI: what a message says, why one is refused, and what answers it; mock-edi plays the partner."""
+"""Orders by EDI: what a message says, why one is rejected, and what answers it; mock-edi plays the partner."""
 
 import dataclasses
 import datetime
+import io
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
@@ -15,18 +16,18 @@ from mockedi.envelope import Interchange as JudgedInterchange
 from mockedi.transactions import Party
 from mockedi.validate import validate
 from pydantic import TypeAdapter
-from services.files.filing import Cabinet
 
 import flows
-from file_processing.inbound.formats.base import Malformed
-from file_processing.inbound.formats.edi import acknowledgement, reading
-from file_processing.inbound.formats.edi.received import RejectInterchange
-from file_processing.inbound.pipeline import Handler
-from models.edi import text as edi_text
+from file_processing.inbound.adhoc import GivenFile
+from file_processing.inbound.formats import detect
+from file_processing.inbound.formats.base import Malformed, Reading, RejectExchange
+from file_processing.inbound.formats.edi.interchanges import InterchangeBatch
+from file_processing.inbound.pipeline import Pipeline
+from file_processing.inbound.routing import RoutedFile
 from models.edi.message import Message, Segment
-from models.edi.text import Reply
-from models.errors import RejectFile
+from models.errors import RetryLater
 from models.outbound import Row
+from services.files.folders import Folders
 from tests.support import edi_samples
 from tests.support.edi_samples import ORDER, ORDER_X12, replaced
 
@@ -35,9 +36,15 @@ DOCUMENTS = {outbound.name: outbound for outbound in ORDERS.outbound}
 NOW = datetime.datetime(2026, 1, 31, 10, 30, tzinfo=datetime.UTC)
 
 
+def batch_of(data: bytes) -> InterchangeBatch:
+    (batch,) = detect.format_of("", data, ORDERS).read(io.BytesIO(data), Reading("", ORDERS))
+    assert isinstance(batch, InterchangeBatch)
+    return batch
+
+
 def read(text: str) -> Any:
     """The records of an interchange: what the flow makes of each message."""
-    return reading.batch(text.encode(), ORDERS.messages).records
+    return batch_of(text.encode()).records
 
 
 def row(record: dict[str, Any], **changes: object) -> Row:
@@ -177,7 +184,9 @@ def test_the_decimal_mark_is_the_one_that_una_sets(una: str, sent: str, quantity
         ("PRI", "PRI+AAA:1:::3:PCE", "PRI (segment 8), element 1.2: 1 for 3 cannot be told for one"),
     ],
 )
-def test_an_edifact_message_that_is_no_order_is_refused_by_segment_and_element(old: str, new: str, reason: str) -> None:
+def test_an_edifact_message_that_is_no_order_is_rejected_by_segment_and_element(
+    old: str, new: str, reason: str
+) -> None:
     assert one(*replaced(ORDER, old, new)).reason.startswith(f"message 1, {reason}")
 
 
@@ -195,7 +204,7 @@ def test_an_edifact_message_that_is_no_order_is_refused_by_segment_and_element(o
         ("CTT", "CTT*1*11", "CTT (segment 6), element 2: says 11, the quantities come to 10"),
     ],
 )
-def test_an_x12_set_that_is_no_order_is_refused_by_segment_and_element(old: str, new: str, reason: str) -> None:
+def test_an_x12_set_that_is_no_order_is_rejected_by_segment_and_element(old: str, new: str, reason: str) -> None:
     assert one_x12(*replaced(ORDER_X12, old, new)).reason.startswith(f"message 0001, {reason}")
 
 
@@ -210,21 +219,12 @@ def test_an_order_of_many_lines_is_read() -> None:
             asked += 1
             return super().__iter__()
 
-    lines = [part for number in range(1, 20_001) for part in (f"LIN+{number}++A:SA", "QTY+21:1")]
-    body = [*ORDER[:4], *lines, "UNS+S", "CNT+2:20000"]
-    batch = reading.batch(edi_samples.edifact(body).encode(), ORDERS.messages)
-    assert batch.edi is not None
-    message = batch.edi.messages[0]
+    lines = [part for number in range(1, 5_001) for part in (f"LIN+{number}++A:SA", "QTY+21:1")]
+    body = [*ORDER[:4], *lines, "UNS+S", "CNT+2:5000"]
+    message = batch_of(edi_samples.edifact(body).encode()).exchange.received.messages[0]
     message = dataclasses.replace(message, segments=Counting(message.segments))
-    assert len(ORDERS.messages["ORDERS"](message)["lines"]) == 20_000  # type: ignore[arg-type]
+    assert len(ORDERS.messages["ORDERS"](message)["lines"]) == 5_000  # type: ignore[arg-type]
     assert asked < 10
-
-
-@dataclasses.dataclass
-class Found:
-    path: Path
-    relative: str
-    seen_at: datetime.datetime
 
 
 def test_a_daemon_that_stops_reads_no_interchange_to_its_end(tmp_path: Path) -> None:
@@ -236,24 +236,23 @@ def test_a_daemon_that_stops_reads_no_interchange_to_its_end(tmp_path: Path) -> 
         return {}
 
     flow = dataclasses.replace(ORDERS, messages={"ORDERS": stop})
-    handler = Handler(
+    pipeline = Pipeline(
         sqlalchemy.create_engine("postgresql+psycopg://"),  # nothing comes so far as to ask the database
         {"orders": flow},
-        Cabinet(tmp_path, tmp_path),
+        Folders(tmp_path, tmp_path),
         node="test",
         root=None,
         max_bytes=1 << 20,
-        keep=True,
         stopping=stopping,
     )
     path = tmp_path / "a.edi"
     path.write_text(edi_samples.edifact(ORDER, ORDER))
-    (outcome,) = handler.handle(flow, [Found(path, path.name, NOW)])
-    assert "the daemon is stopping" in str(outcome.waits)
+    with pytest.raises(RetryLater, match="the daemon is stopping"):
+        list(pipeline.handle("orders", [RoutedFile(GivenFile(path, path.name, NOW), "orders")]))
     assert len(read) == 1
 
 
-def test_a_message_of_a_type_that_the_flow_does_not_take_is_refused() -> None:
+def test_a_message_of_a_type_that_the_flow_does_not_take_is_rejected() -> None:
     (record,) = read(edi_samples.edifact(kind="INVOIC:D:96A:UN"))
     assert record.reason == "message 1 is of type INVOIC: this flow takes ORDERS, 850"
 
@@ -288,7 +287,7 @@ def placed(dialect: str) -> bytes:
 
 
 def judged(data: bytes) -> JudgedInterchange:
-    """What the partner reads; he accepts it without a fault."""
+    """What the partner reads; it accepts it without a fault."""
     text = data.decode("latin-1")
     interchange = judge_x12.parse(text) if text.startswith("ISA") else judge_edifact.parse(text)
     report = validate(interchange)
@@ -303,14 +302,14 @@ def answer(document: str, order: Row, number: int = 7) -> bytes:
     outbound = DOCUMENTS[document]
     fields = outbound.to_document(order)
     assert fields is not None
+    assert outbound.document is not None
     assert outbound.render is not None
     return outbound.render(TypeAdapter[Any](outbound.document).validate_python(fields), number)
 
 
 @pytest.mark.parametrize(("dialect", "document"), [("EDIFACT", "ordrsp"), ("X12", "855")])
-def test_the_partner_reads_our_answer_to_the_order_he_wrote(dialect: str, document: str) -> None:
-    batch = reading.batch(placed(dialect), ORDERS.messages)
-    record = batch.records[0]
+def test_the_partner_reads_our_answer_to_the_order_that_it_wrote(dialect: str, document: str) -> None:
+    record = batch_of(placed(dialect)).records[0]
     assert isinstance(record, dict)
     assert [line["quantity"] for line in record["lines"]] == ["10.5", "2"]
     assert [line["sku"] for line in record["lines"]] == ["ABC", "DEF"]
@@ -379,41 +378,40 @@ def test_separators_in_a_value_do_not_break_an_answer() -> None:
 # acknowledgements
 
 
-def acknowledged(text: str, *, refused: RejectInterchange | None = None) -> tuple[Reply | None, bytes]:
-    """The acknowledgement of an interchange, whose messages that are no orders are refused."""
-    faults: dict[int, Any] = {}
-    if refused is None:
-        batch = reading.batch(text.encode(), ORDERS.messages)
-        received = batch.edi
-        faults = {at: record.cause for at, record in enumerate(batch.records) if isinstance(record, Malformed)}
-    else:
-        received = refused.received
-    assert received is not None
-    reply = acknowledgement.acknowledge(received, refused, faults, NOW)
-    return reply, edi_text.render(reply, 8) if reply else b""
+def acknowledged(text: str) -> bytes | None:
+    """The acknowledgement of an interchange, whose messages that are no orders are rejected."""
+    batch = batch_of(text.encode())
+    bad = {position for position, record in enumerate(batch.records) if isinstance(record, Malformed)}
+    answer = batch.exchange.answer(bad, NOW)
+    return answer.render(8) if answer else None
 
 
-def refusal(text: str) -> RejectInterchange:
-    with pytest.raises(RejectFile) as caught:
-        reading.batch(text.encode(), ORDERS.messages)
-    assert isinstance(caught.value, RejectInterchange)
-    return caught.value
+def rejected(text: str) -> bytes:
+    """The acknowledgement of an interchange that is rejected as a whole."""
+    with pytest.raises(RejectExchange) as caught:
+        batch_of(text.encode())
+    assert caught.value.exchange is not None
+    answer = caught.value.exchange.answer(None, NOW)
+    assert answer is not None
+    return answer.render(8)
 
 
 BAD = replaced(ORDER, "QTY", "QTY+21:x:PCE")
 BAD_X12 = replaced(ORDER_X12, "PO1", "PO1*1*x*EA")
 
 
-def test_contrl_accepts_and_refuses_message_by_message() -> None:
-    _, data = acknowledged(edi_samples.edifact(ORDER, BAD))
+def test_contrl_accepts_and_rejects_message_by_message() -> None:
+    data = acknowledged(edi_samples.edifact(ORDER, BAD))
+    assert data is not None
     assert segments(data, "UCI") == [["REF1", "BUYER:ZZ", "SELLER:ZZ", "7"]]
     assert segments(data, "UCM") == [["1", "ORDERS:D:96A:UN", "7"], ["2", "ORDERS:D:96A:UN", "4"]]
     assert (segments(data, "UCS"), segments(data, "UCD")) == ([["7"]], [["12", "2:2"]])
     judged(data)
 
 
-def test_997_accepts_and_refuses_set_by_set() -> None:
-    _, data = acknowledged(edi_samples.x12(ORDER_X12, BAD_X12))
+def test_997_accepts_and_rejects_set_by_set() -> None:
+    data = acknowledged(edi_samples.x12(ORDER_X12, BAD_X12))
+    assert data is not None
     assert segments(data, "AK1") == [["PO", "7"]]
     assert segments(data, "AK5") == [["A"], ["R", "5"]]
     assert (segments(data, "AK3"), segments(data, "AK4")) == ([["PO1", "5", "", "8"]], [["2", "", "7"]])
@@ -423,22 +421,20 @@ def test_997_accepts_and_refuses_set_by_set() -> None:
 
 @pytest.mark.parametrize(("bodies", "verdict"), [([ORDER_X12], "A"), ([BAD_X12], "R")])
 def test_997_tells_of_the_group(bodies: list[list[str]], verdict: str) -> None:
-    _, data = acknowledged(edi_samples.x12(*bodies))
+    data = acknowledged(edi_samples.x12(*bodies))
+    assert data is not None
     assert segments(data, "AK9")[0][0] == verdict
     judged(data)
 
 
-def test_an_interchange_that_is_refused_is_answered() -> None:
-    text = edi_samples.edifact(unz="UNZ+5+REF1")
-    _, data = acknowledged(text, refused=refusal(text))
+def test_an_interchange_that_is_rejected_is_answered() -> None:
+    data = rejected(edi_samples.edifact(unz="UNZ+5+REF1"))
     assert segments(data, "UCI") == [["REF1", "BUYER:ZZ", "SELLER:ZZ", "4", "29", "UNZ", "2"]]
     judged(data)
-    text = edi_samples.x12(se="SE*99*0001")
-    _, data = acknowledged(text, refused=refusal(text))
+    data = rejected(edi_samples.x12(se="SE*99*0001"))
     assert (segments(data, "AK5"), segments(data, "AK9")) == ([["R", "4"]], [["R", "1", "1", "0"]])
     judged(data)
-    text = edi_samples.x12(ge="GE*9*7")
-    _, data = acknowledged(text, refused=refusal(text))
+    data = rejected(edi_samples.x12(ge="GE*9*7"))
     assert segments(data, "AK9") == [["R", "1", "1", "0", "5"]]
     judged(data)
 
@@ -448,7 +444,7 @@ def test_an_acknowledgement_is_never_answered() -> None:
         edi_samples.edifact(["UCI+7+SELLER+BUYER+4"], kind="CONTRL:D:3:UN"),
         edi_samples.x12(["AK1*PR*1", "AK9*R*1*1*0"], kind="997", functional_id="FA"),
     ):
-        assert acknowledged(text) == (None, b"")
+        assert acknowledged(text) is None
 
 
 def test_a_flow_that_takes_messages_has_to_send_something() -> None:
@@ -456,8 +452,6 @@ def test_a_flow_that_takes_messages_has_to_send_something() -> None:
         dataclasses.replace(ORDERS, outbound=(), destinations=())
 
 
-def test_what_a_partner_refuses_of_ours_is_told() -> None:
+def test_what_a_partner_rejects_of_ours_is_told() -> None:
     text = edi_samples.edifact(["UCI+7+SELLER+BUYER+4"], kind="CONTRL:D:3:UN")
-    edi = reading.batch(text.encode(), ORDERS.messages).edi
-    assert edi is not None
-    assert acknowledgement.refusals(edi.acknowledgements) == ["CONTRL 1 refuses our interchange or group 7"]
+    assert batch_of(text.encode()).exchange.notices() == ["CONTRL 1 rejects our interchange or group 7 of BUYER"]

@@ -17,9 +17,10 @@ from models.errors import StopDaemon
 from services.db import embedded
 from services.db.embedded import Server
 from services.db.server_user import ServerUser
+from tests.support.processes import ROOT
 from tests.support.waiting import eventually
 
-ROOT = os.geteuid() == 0
+IS_ROOT = os.geteuid() == 0
 USE_UNTIL_TOLD = """
 import sys
 from pathlib import Path
@@ -32,10 +33,32 @@ with embedded.serve(Path(sys.argv[1]), durable=False) as server:
 
 @pytest.fixture
 def data_dir(open_folder: Path) -> Iterator[Path]:
-    """A data folder whose server is stopped afterwards, whatever the test left running."""
+    """A data folder without a server in it, which is stopped afterwards, whatever the test left running."""
     folder = open_folder / "data"
     yield folder
     server(folder).stop()
+
+
+@pytest.fixture(scope="session")
+def pristine(shared_open_folder: Path) -> Path:
+    """The data of a server that was created and stopped: to copy it takes a tenth of the time."""
+    folder = shared_open_folder / "pristine"
+    with embedded.serve(folder, durable=False):
+        pass
+    return folder
+
+
+@pytest.fixture
+def created(data_dir: Path, pristine: Path) -> Path:
+    """A data folder in which a server was created already."""
+    copy(pristine, data_dir)
+    return data_dir
+
+
+def copy(pristine: Path, folder: Path) -> None:
+    """With owners and modes, as the server needs them."""
+    folder.mkdir(parents=True)
+    subprocess.run(["cp", "-a", f"{pristine}/.", folder], check=True)
 
 
 def server(folder: Path) -> Server:
@@ -58,22 +81,33 @@ def is_running(folder: Path) -> bool:
 
 @contextmanager
 def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that uses the server until it reads a line."""
+    """Another process that uses the server until it reads a line, or is killed at the end."""
+    with starting(folder) as process:
+        wait_for(process)
+        yield process
+
+
+@contextmanager
+def starting(folder: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", USE_UNTIL_TOLD, str(folder)],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    assert process.stdout is not None
     with process:
         try:
-            assert process.stdout.readline().startswith("postgresql://")
             yield process
         finally:
             process.kill()
+
+
+def wait_for(process: "subprocess.Popen[str]") -> None:
+    """Until it uses the server."""
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("postgresql://")
 
 
 @contextmanager
@@ -112,8 +146,8 @@ def test_server_is_durable_private_and_in_utc(data_dir: Path) -> None:
     assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
 
 
-def test_uri_serves_psql_too(data_dir: Path) -> None:
-    with embedded.serve(data_dir, durable=False) as running:
+def test_uri_serves_psql_too(created: Path) -> None:
+    with embedded.serve(created, durable=False) as running:
         said = subprocess.run(
             [embedded.binary("psql"), running.uri, "-Atc", "select current_database()"],
             capture_output=True,
@@ -124,47 +158,50 @@ def test_uri_serves_psql_too(data_dir: Path) -> None:
     assert said.stdout.strip() == "tidegate"
 
 
-def test_two_processes_share_one_server_and_the_last_stops_it(data_dir: Path) -> None:
-    with other_process(data_dir) as other:
-        first = pid(data_dir)
-        with embedded.serve(data_dir, durable=False) as ours:
-            assert pid(data_dir) == first
+def test_two_processes_share_one_server_and_the_last_stops_it(created: Path) -> None:
+    with other_process(created) as other:
+        first = pid(created)
+        with embedded.serve(created, durable=False) as ours:
+            assert pid(created) == first
             other.communicate("leave\n")
             assert ask(ours.uri, "select 1") == 1
-        assert not is_running(data_dir)
+        assert not is_running(created)
 
 
-def test_first_to_come_may_leave_first(data_dir: Path) -> None:
-    with embedded.serve(data_dir, durable=False) as ours:
+def test_first_to_come_may_leave_first(created: Path) -> None:
+    with embedded.serve(created, durable=False) as ours:
         uri = ours.uri
-        with other_process(data_dir):
+        with other_process(created):
             pass  # killed
         assert ask(uri, "select 1") == 1
-    assert not is_running(data_dir)
+    assert not is_running(created)
 
 
 def test_processes_that_start_together_start_one_server(data_dir: Path) -> None:
-    with other_process(data_dir), other_process(data_dir), other_process(data_dir):
+    with starting(data_dir) as first, starting(data_dir) as second, starting(data_dir) as third:
         with embedded.serve(data_dir, durable=False) as ours:
+            for process in (first, second, third):
+                wait_for(process)
             assert ask(ours.uri, "select 1") == 1
+            assert ask(ours.uri, "select count(*) from pg_database where datname = 'tidegate'") == 1
 
 
-def test_killed_user_leaves_a_server_that_the_next_one_uses_and_stops(data_dir: Path) -> None:
-    with other_process(data_dir) as other:
+def test_killed_user_leaves_a_server_that_the_next_one_uses_and_stops(created: Path) -> None:
+    with other_process(created) as other:
         other.kill()
         other.wait()
-    left = pid(data_dir)
-    with embedded.serve(data_dir, durable=False) as ours:
-        assert pid(data_dir) == left
+    left = pid(created)
+    with embedded.serve(created, durable=False) as ours:
+        assert pid(created) == left
         assert ask(ours.uri, "select 1") == 1
-    assert not is_running(data_dir)
+    assert not is_running(created)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_server_that_died_comes_back_with_its_data(data_dir: Path, how: signal.Signals) -> None:
-    with embedded.serve(data_dir) as running:
+def test_server_that_died_comes_back_with_its_data(created: Path, how: signal.Signals) -> None:
+    with embedded.serve(created) as running:
         ask(running.uri, "create table kept (n int)")
-        os.kill(pid(data_dir), how)
+        os.kill(pid(created), how)
         eventually(lambda: not answers(running), what="the death of the server")
         running.ensure_running()
         assert ask(running.uri, "select count(*) from kept") == 0
@@ -178,19 +215,19 @@ def answers(running: Server) -> bool:
     return True
 
 
-def test_ensure_running_leaves_a_running_server_alone(data_dir: Path) -> None:
-    with embedded.serve(data_dir, durable=False) as running:
-        before = pid(data_dir)
+def test_ensure_running_leaves_a_running_server_alone(created: Path) -> None:
+    with embedded.serve(created, durable=False) as running:
+        before = pid(created)
         running.ensure_running()
-        assert pid(data_dir) == before
+        assert pid(created) == before
 
 
-def test_pid_file_of_a_crashed_machine_does_not_hinder(data_dir: Path) -> None:
-    with embedded.serve(data_dir, durable=False):
-        lines = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+def test_pid_file_of_a_crashed_machine_does_not_hinder(created: Path) -> None:
+    with embedded.serve(created, durable=False):
+        lines = (created / "postgres" / "postmaster.pid").read_text().splitlines()
     stale = [str(os.getpid()), *lines[1:]]  # its pid belongs to another program by now
-    (data_dir / "postgres" / "postmaster.pid").write_text("\n".join(stale) + "\n")
-    with embedded.serve(data_dir, durable=False) as running:
+    (created / "postgres" / "postmaster.pid").write_text("\n".join(stale) + "\n")
+    with embedded.serve(created, durable=False) as running:
         assert ask(running.uri, "select 1") == 1
 
 
@@ -203,8 +240,9 @@ def test_crash_while_creating_does_not_hinder(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_long_path_gets_a_short_private_socket_folder(data_dir: Path, how: signal.Signals) -> None:
+def test_long_path_gets_a_short_private_socket_folder(data_dir: Path, pristine: Path, how: signal.Signals) -> None:
     deep = data_dir / ("x" * 60) / ("y" * 60)
+    copy(pristine, deep)
     with embedded.serve(deep, durable=False) as running:
         folder = Path((deep / "postgres" / "postmaster.pid").read_text().splitlines()[4])
         assert folder.name.startswith("tidegate-pg-")
@@ -226,11 +264,9 @@ def test_path_with_blanks_and_quotes(data_dir: Path) -> None:
         assert ask(running.uri, "select 1") == 1
 
 
-def test_server_that_cannot_start_says_why(data_dir: Path) -> None:
-    with embedded.serve(data_dir, durable=False):
-        pass
-    (data_dir / "postgres" / "PG_VERSION").write_text("9.6\n")
-    with pytest.raises(StopDaemon, match="incompatible with server") as caught, embedded.serve(data_dir):
+def test_server_that_cannot_start_says_why(created: Path) -> None:
+    (created / "postgres" / "PG_VERSION").write_text("9.6\n")
+    with pytest.raises(StopDaemon, match="incompatible with server") as caught, embedded.serve(created):
         pass
     assert "server.log" in caught.value.reason
     assert "DATABASE_URL" in caught.value.hint
@@ -263,7 +299,7 @@ def test_only_closed_parents_are_opened_only_to_pass_and_each_is_logged(data_dir
     with log() as lines, embedded.serve(open_one / "data", durable=False) as running:
         assert ask(running.uri, "select 1") == 1
     opened = [line for line in lines if "passable" in line]
-    if ROOT:
+    if IS_ROOT:
         assert modes(data_dir, closed, open_one) == [0o755, 0o701, 0o755]
         assert [str(closed) in line and line.startswith("WARNING") for line in opened] == [True]
         assert (open_one / "data" / "postgres").owner() == "tidegate-pg"
@@ -272,10 +308,10 @@ def test_only_closed_parents_are_opened_only_to_pass_and_each_is_logged(data_dir
         assert opened == []
 
 
-def test_nothing_is_changed_where_nothing_is_missing(data_dir: Path) -> None:
-    with embedded.serve(data_dir, durable=False):
+def test_nothing_is_changed_where_nothing_is_missing(created: Path) -> None:
+    with embedded.serve(created, durable=False):
         pass
-    with log() as lines, embedded.serve(data_dir, durable=False):
+    with log() as lines, embedded.serve(created, durable=False):
         pass
     assert lines == []
 

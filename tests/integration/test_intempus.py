@@ -7,22 +7,21 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from pydantic import SecretStr
-from services.sources.mirror import Mirror
 
 import flows
-from commands import api as api_command
+from commands import connectors
 from commands.site import Site as Assembly
+from flows.cases import INTEMPUS
 from models.errors import RefusedByPartner, RetryLater, StopDaemon
 from partners.intempus import Intempus
 from services.api import bodies
@@ -30,11 +29,16 @@ from services.db import engine as databases
 from services.runtime import status_file
 from services.runtime.status_file import JobPhase, JobState
 from services.runtime.supervisor import Supervisor
-from services.sources import intempus as client_module, master as master_module
+from services.sources import master as master_module, master_api
+from services.sources.local_replica import LocalReplica
+from services.sources.master import Master
+from services.sources.master_api import ListedPage, MasterApi, MasterSession
 from services.transport.http import Answer
-from tests.integration.test_api import BEARER, JSON, TOKEN, answers, free_port, problem
-from tests.support.api_fault_points import SYNC_POINTS
-from tests.support.sites import ROOT, Site, running
+from settings import Settings
+from tests.integration.test_api import BEARER, JSON, TOKEN, answers, problem
+from tests.support.connectors import declare, without_pauses
+from tests.support.processes import ROOT
+from tests.support.sites import Site, free_port, running
 from tests.support.waiting import eventually
 
 
@@ -88,7 +92,7 @@ def at_work(site: Site, states: Callable[[], Sequence[JobState]]) -> Iterator[Sy
 def syncing(site: Site) -> Iterator[Synced]:
     """The API and the sync of a configured site, and nothing that loads the files."""
     with databases.open_database(site.settings) as database:
-        supervisor = Supervisor(api_command.jobs(Assembly(site.settings, flows.discover(), database)))
+        supervisor = Supervisor(connectors.jobs(Assembly(site.settings, flows.discover(), database)))
         supervisor.start()
         try:
             with at_work(site, supervisor.states) as synced:
@@ -110,9 +114,8 @@ def whole(site: Site) -> Iterator[Synced]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_SECONDS", 0.01)
-    cases = flows.discover()["cases"]
-    object.__setattr__(cases.sources[0], "changes_seconds", 0.1)
+    without_pauses(monkeypatch)
+    declare(monkeypatch, "cases", "intempus", changes_seconds=0.1)
 
 
 @pytest.fixture
@@ -121,9 +124,14 @@ def synced(site: Site, intempus: Intempus) -> Iterator[Synced]:
         yield synced
 
 
-def walk_is_due(site: Site) -> None:
-    site.execute("""update tidegate.cursor set state = '{"walked_at": "2026-01-01T00:00:00+00:00"}' """
-                 "where source = 'cases/intempus walk'")  # fmt: skip
+def full_sync_is_due(site: Site) -> None:
+    site.execute("""update tidegate.cursor set state = '{"synced_at": "2026-01-01T00:00:00+00:00"}' """
+                 "where source = 'cases/intempus full sync'")  # fmt: skip
+
+
+def objects_a_page(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """From now on, of a daemon at work too."""
+    monkeypatch.setitem(cast(dict[str, str], INTEMPUS.list_query), "limit", str(count))
 
 
 # from there
@@ -140,15 +148,6 @@ def test_what_is_there_arrives_and_so_does_what_changes(synced: Synced, intempus
     assert synced.cases()[first["id"]]["document"]["resource_uri"] == first["resource_uri"]
 
 
-def test_nothing_new_writes_no_file(synced: Synced, intempus: Intempus) -> None:
-    intempus.create(name="Pump")
-    eventually(synced.names)
-    lines = len(synced.site.settled(1))
-    looked = len(intempus.received)
-    eventually(lambda: len(intempus.received) > looked + 3, what="three more looks")
-    assert len(synced.site.ledger()) == lines
-
-
 def test_a_case_deleted_there_is_deleted_here_and_goes_out_as_deleted(synced: Synced, intempus: Intempus) -> None:
     kept, gone = intempus.create(name="Kept"), intempus.create(name="Gone")
     eventually(lambda: len(synced.names()) == 2)
@@ -162,7 +161,7 @@ def test_a_case_deleted_there_is_deleted_here_and_goes_out_as_deleted(synced: Sy
 
 
 def test_many_pages_and_a_rate_of_errors(site: Site, intempus: Intempus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "PAGE_OBJECTS", 10)
+    objects_a_page(monkeypatch, 10)
     made = {intempus.create(name=f"Case {n}")["id"]: f"Case {n}" for n in range(95)}
     intempus.faults.error_rate = intempus.faults.cut_rate = intempus.faults.garble_rate = 0.05
     with whole(configured(site, intempus)) as synced:
@@ -172,21 +171,21 @@ def test_many_pages_and_a_rate_of_errors(site: Site, intempus: Intempus, monkeyp
 def test_a_case_that_changes_between_two_pages_is_not_missed(
     synced: Synced, intempus: Intempus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "PAGE_OBJECTS", 2)
+    objects_a_page(monkeypatch, 2)
     cases = [intempus.create(name=f"Case {n}")["id"] for n in range(6)]
     eventually(lambda: len(synced.names()) == 6)
-    original, pages = client_module._page, 0
+    original, pages = MasterSession._page, 0
 
-    def meddle(answer: Any) -> Any:
+    def meddle(session: MasterSession, answer: Answer) -> tuple[ListedPage, str | None]:
         nonlocal pages
         pages += 1
         if pages == 2:  # one that was read, one that is to come, and one that goes
             intempus.update(cases[0], name="changed behind")
             intempus.update(cases[5], name="changed before")
             intempus.delete(cases[1])
-        return original(answer)
+        return original(session, answer)
 
-    monkeypatch.setattr(client_module, "_page", meddle)
+    monkeypatch.setattr(MasterSession, "_page", meddle)
     synced.api.post("/case/sync")
     expected = {cases[0]: "changed behind", cases[5]: "changed before", **{n: f"Case {i}" for i, n in enumerate(cases) if i in (2, 3, 4)}}  # noqa: E501  # fmt: skip
     assert synced.api.post("/case/sync").status_code == 200
@@ -194,28 +193,28 @@ def test_a_case_that_changes_between_two_pages_is_not_missed(
 
 
 @pytest.mark.parametrize("cut", ["an error", "a list that ends too early", "half an answer"])
-def test_a_walk_that_is_cut_short_deletes_nothing(
+def test_a_full_sync_that_is_cut_short_deletes_nothing(
     synced: Synced, intempus: Intempus, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
-    monkeypatch.setattr(client_module, "PAGE_OBJECTS", 2)
+    objects_a_page(monkeypatch, 2)
     cases = [intempus.create(name=f"Case {n}")["id"] for n in range(6)]
     eventually(lambda: len(synced.names()) == 6)
     intempus.delete(cases[0])
-    original = client_module._page
+    original = MasterSession._page
 
-    def cutting(answer: Any) -> Any:
-        page, following = original(answer)
+    def cutting(session: MasterSession, answer: Answer) -> tuple[ListedPage, str | None]:
+        page, following = original(session, answer)
         if "after=" in answer.url:
             if cut == "a list that ends too early":
                 return page, None
             setattr(intempus.faults, "error_rate" if cut == "an error" else "garble_rate", 1)
         return page, following
 
-    monkeypatch.setattr(client_module, "_page", cutting)
+    monkeypatch.setattr(MasterSession, "_page", cutting)
     assert synced.api.post("/case/sync").status_code == 503
     assert len(synced.names()) == 6
     intempus.faults.error_rate = intempus.faults.garble_rate = 0
-    monkeypatch.setattr(client_module, "_page", original)
+    monkeypatch.setattr(MasterSession, "_page", original)
     assert synced.api.post("/case/sync").json()["deleted"] == 1
     eventually(lambda: len(synced.names()) == 5)
 
@@ -225,18 +224,18 @@ def test_a_list_that_hides_a_case_deletes_nothing(
 ) -> None:
     hidden = intempus.create(name="Hidden")["id"]
     eventually(synced.names)
-    original = client_module._page
+    original = MasterSession._page
 
-    def hide(answer: Any) -> Any:
-        page, following = original(answer)
-        return client_module.Page(page.body, [], page.reached, 0), following
+    def hide(session: MasterSession, answer: Answer) -> tuple[ListedPage, str | None]:
+        page, following = original(session, answer)
+        return ListedPage(page.body, [], page.reached, 0), following
 
-    monkeypatch.setattr(client_module, "_page", hide)
+    monkeypatch.setattr(MasterSession, "_page", hide)
     assert synced.api.post("/case/sync").json() == {"seen": 0, "missed": 0, "deleted": 0}
     assert synced.names() == {hidden: "Hidden"}
 
 
-def test_a_walk_brings_what_is_missing_or_was_deleted_only_here(synced: Synced, intempus: Intempus) -> None:
+def test_a_full_sync_brings_what_is_missing_or_was_deleted_only_here(synced: Synced, intempus: Intempus) -> None:
     lost, undone = intempus.create(name="Lost")["id"], intempus.create(name="Undone")["id"]
     eventually(lambda: len(synced.names()) == 2)
     synced.site.execute(f"delete from cases where id = {lost}")
@@ -245,7 +244,7 @@ def test_a_walk_brings_what_is_missing_or_was_deleted_only_here(synced: Synced, 
     eventually(lambda: synced.names() == {lost: "Lost", undone: "Undone"})
 
 
-def test_what_our_flow_refuses_is_not_fetched_by_every_walk(synced: Synced, intempus: Intempus) -> None:
+def test_what_our_flow_rejects_is_not_fetched_by_every_full_sync(synced: Synced, intempus: Intempus) -> None:
     intempus.create(name="x", active="maybe")
     eventually(lambda: [line for line in synced.site.ledger() if line["status"] == "rejected"])
     found = [synced.api.post("/case/sync").json()["missed"] for _ in range(3)]
@@ -259,28 +258,25 @@ def test_two_daemons_ask_once(synced: Synced, intempus: Intempus) -> None:
         eventually(lambda: "another daemon" in other.state("cases/intempus").detail)
 
 
-def test_a_walk_that_is_due_runs_by_itself(site: Site, intempus: Intempus) -> None:
+def test_a_full_sync_that_is_due_runs_by_itself(site: Site, intempus: Intempus) -> None:
     gone = intempus.create(name="Gone")["id"]
     with whole(configured(site, intempus)) as synced:
         eventually(lambda: synced.names() == {gone: "Gone"})
         intempus.delete(gone)
-    walk_is_due(site)
+    full_sync_is_due(site)
     with whole(site) as synced:
         eventually(lambda: synced.names() == {})
-        assert "deleted 1" in eventually(lambda: synced.state("cases/intempus walk").detail)
+        assert "deleted 1" in eventually(lambda: synced.state("cases/intempus full sync").detail)
 
 
-def test_bad_credentials_stop_the_sync_and_not_the_api(site: Site, intempus: Intempus) -> None:
-    configured(site, intempus, INTEMPUS_API_KEY="wrong")
-    with syncing(site) as synced:
-        eventually(lambda: synced.state("cases/intempus").phase is JobPhase.STOPPED)
-        assert "INTEMPUS_API_KEY" in synced.state("cases/intempus").hint
+def test_bad_credentials_are_told_to_who_writes_and_what_is_here_is_still_shown(site: Site, intempus: Intempus) -> None:
+    with syncing(configured(site, intempus, INTEMPUS_API_KEY="wrong")) as synced:
         assert "INTEMPUS_API_KEY" in problem(synced.api.post("/case", json={"name": "Pump"}), 502)["hint"]
         assert synced.api.get("/case").json()["objects"] == []
 
 
 def test_the_key_goes_nowhere_else(site: Site, intempus: Intempus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "PAGE_OBJECTS", 1)
+    objects_a_page(monkeypatch, 1)
     for n in range(3):
         intempus.create(name=f"Case {n}")
     with Intempus() as elsewhere:
@@ -292,22 +288,30 @@ def test_the_key_goes_nowhere_else(site: Site, intempus: Intempus, monkeypatch: 
 
 
 def test_a_next_that_is_no_address_is_told(site: Site, intempus: Intempus, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = client_module._page
-    monkeypatch.setattr(client_module, "_page", lambda answer: (original(answer)[0], "\0"))
+    original = MasterSession._page
+    monkeypatch.setattr(MasterSession, "_page", lambda session, answer: (original(session, answer)[0], "\0"))
     with syncing(configured(site, intempus)) as synced:
         assert "no address" in problem(synced.api.post("/case/sync"), 503)["detail"]
 
 
 @pytest.mark.parametrize("body", ['{"id": 1, "name": NaN}', r'{"id": 1, "name": "\ud800"}', '{"id": null}', "[1]"])
 def test_an_answer_that_cannot_be_passed_on_is_told(body: str) -> None:
-    answer = Answer("http://127.0.0.1/case/1/", 200, httpx.Headers(), body.encode())
+    settings = Settings(_env_file=None).with_values(INTEMPUS_API_USER="user", INTEMPUS_API_KEY="key")
+
+    async def get() -> object:
+        async with MasterApi(INTEMPUS, settings).session() as session:
+            answer = httpx.Response(200, stream=httpx.ByteStream(body.encode()))
+            session._client._transport = httpx.MockTransport(lambda _: answer)
+            return await session.get(1)
+
     with pytest.raises(RetryLater, match="no object"):
-        client_module._object(answer)
+        asyncio.run(get())
 
 
 def test_half_a_surrogate_pair_goes_to_the_loader(site: Site) -> None:
     cases = [{"id": 1, "name": "\ud800"}]
-    assert json.loads(Mirror(flows.discover()["cases"], site.input).envelope(cases)) == {"objects": cases}
+    replica = LocalReplica(flows.discover()["cases"], INTEMPUS, site.input)
+    assert json.loads(replica.envelope(cases)) == {"objects": cases}
 
 
 def test_plain_http_only_to_this_machine(site: Site, intempus: Intempus) -> None:
@@ -317,7 +321,7 @@ def test_plain_http_only_to_this_machine(site: Site, intempus: Intempus) -> None
 
 
 def test_requests_keep_the_rate_that_intempus_allows() -> None:
-    pace = client_module._Pace(3, 0.2)
+    pace = master_api._Pace(3, 0.2)
 
     async def take(turns: int) -> float:
         begin = time.monotonic()
@@ -334,21 +338,13 @@ def test_a_case_that_we_may_not_see_any_more_stays(
     kept = intempus.create(name="Kept")["id"]
     eventually(synced.names)
 
-    async def forbidden(self: client_module.Session, resource: str, number: int) -> Any:
+    async def forbidden(session: MasterSession, number: int) -> Any:
         raise RefusedByPartner("Intempus refuses", status=403)
 
-    monkeypatch.setattr(client_module.Session, "get", forbidden)
+    monkeypatch.setattr(MasterSession, "get", forbidden)
     intempus.delete(kept)
     assert synced.api.post("/case/sync").json() == {"seen": 0, "missed": 0, "deleted": 0}
     assert synced.names() == {kept: "Kept"}
-
-
-def test_an_outage_is_told_once_and_ends(synced: Synced, intempus: Intempus) -> None:
-    intempus.stop()
-    eventually(lambda: synced.state("cases/intempus").phase is JobPhase.FAILING)
-    intempus.create(name="Meanwhile")
-    intempus.start()
-    eventually(lambda: list(synced.names().values()) == ["Meanwhile"], timeout=20)
 
 
 # to there
@@ -435,7 +431,7 @@ def test_a_create_whose_answer_is_lost_makes_one_case(
 def test_a_write_that_cannot_be_loaded_here_is_repaired_by_the_sync(
     site: Site, intempus: Intempus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.sources.master.LOAD_SECONDS", 0.1)
+    monkeypatch.setattr(master_module, "LOAD_SECONDS", 0.1)
     configured(site, intempus)
     with syncing(site) as synced:
         answer = synced.api.post("/case", json={"name": "Pump"})
@@ -452,14 +448,14 @@ def test_a_write_waits_for_no_look_of_any_daemon(
     site: Site, intempus: Intempus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks, go_on = threading.Event(), threading.Event()
-    original = master_module._listed
+    original = Master._listed
 
-    async def slow(pages: Any) -> Any:
+    async def slow(master: Master, pages: Any) -> ListedPage | None:
         looks.set()
         await asyncio.to_thread(go_on.wait, 20)
-        return await original(pages)
+        return await original(master, pages)
 
-    monkeypatch.setattr(master_module, "_listed", slow)
+    monkeypatch.setattr(Master, "_listed", slow)
     monkeypatch.setattr(master_module, "LOAD_SECONDS", 0.5)
     monkeypatch.setattr(databases, "_LOCK_WAIT_SECONDS", 0.2)
     second = Site(configured(site, intempus).settings.model_copy(update={"api_port": free_port()}))
@@ -560,66 +556,26 @@ def test_the_commands_of_the_page_work(synced: Synced) -> None:
     eventually(lambda: "van-21" in {row["vehicle_id"] for row in synced.site.rows("vehicles_status")})
 
 
-# kill -9
-
-
-@pytest.mark.parametrize("point", SYNC_POINTS)
-def test_kill_9_in_the_sync_loses_and_doubles_nothing(site: Site, intempus: Intempus, point: str) -> None:
-    configured(site, intempus)
-    kept, gone = intempus.create(name="Kept")["id"], intempus.create(name="Gone")["id"]
-    if "tombstone" in point:
-        with whole(site) as synced:
-            eventually(lambda: len(synced.names()) == 2)
-            eventually(lambda: ("created", gone) in synced.sent())
-        intempus.delete(gone)
-        walk_is_due(site)
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.support.api_fault_points", point],
-        env={**environment(site, intempus), "PYTHONPATH": str(ROOT)},
-        cwd=site.input.parent,
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    walk_is_due(site)
-    expected = {kept: "Kept"} if "tombstone" in point else {kept: "Kept", gone: "Gone"}
-    with whole(site) as synced:
-        eventually(lambda: synced.names() == expected, timeout=20)
-        eventually(lambda: len(synced.sent()) >= (3 if "tombstone" in point else 2))
-        sent = synced.sent()
-    assert len(set(sent)) == len(sent)
-    assert ("deleted", gone) in sent or "tombstone" not in point
+# the whole, from outside
 
 
 def test_a_daemon_as_a_process_of_its_own(site: Site, intempus: Intempus) -> None:
     configured(site, intempus)
-    killed = site.start(**environment(site, intempus))
+    arrived = intempus.create(name="Made there")["id"]
+    killed = site.start(API_TOKEN=TOKEN)
     url = f"http://127.0.0.1:{site.settings.api_port}"
     with httpx.Client(base_url=url, headers=BEARER, timeout=30) as api:
         eventually(lambda: answers(api), timeout=40, what="the daemon answers")
         made = api.post("/case", json={"name": "Pump"})
         assert (made.status_code, made.headers["tidegate-local"]) == (201, "loaded")
-        arrived = intempus.create(name="Made there")["id"]
         eventually(lambda: api.get(f"/case/{arrived}").status_code == 200, what="it arrives")
-        assert "http://127.0.0.1" in site.cli("status").stdout
+        assert "http://127.0.0.1" in site.fork("status")
         site.stop(killed, signal.SIGKILL)
         intempus.delete(arrived)
-        again = site.start(**environment(site, intempus))
+        again = site.start(API_TOKEN=TOKEN)
         eventually(lambda: answers(api), timeout=40, what="the daemon answers again")
         assert api.post("/case/sync").json()["deleted"] == 1
         eventually(lambda: api.get(f"/case/{arrived}").status_code == 404, what="it goes")
         assert site.stop(again) == 0
     assert TOKEN not in site.log()
     assert intempus.key not in site.log()
-
-
-def environment(site: Site, intempus: Intempus) -> dict[str, str]:
-    return {
-        **site.environment,
-        "API_TOKEN": TOKEN,
-        "INTEMPUS_API_URI": intempus.uri,
-        "INTEMPUS_API_USER": intempus.user,
-        "INTEMPUS_API_KEY": intempus.key,
-    }

@@ -7,7 +7,8 @@ import re
 import pytest
 
 import flows as flow_folder
-from tests.support.sites import ROOT, Site, running
+from tests.support.processes import ROOT
+from tests.support.sites import Site, running
 from tests.support.waiting import eventually
 
 FLOWS = flow_folder.discover()
@@ -74,15 +75,15 @@ def test_a_row_inserted_by_another_application_goes_out(live: Site) -> None:
     assert json.loads(text)["vehicle_status"][0]["status"] == "parking"
 
 
-def test_a_row_that_cannot_be_translated_is_set_aside_and_holds_nobody_back(live: Site) -> None:
+def test_a_row_that_cannot_be_translated_is_quarantined_and_holds_nobody_back(live: Site) -> None:
     live.drop("orders.json", [ORDER, ORDER | {"orderNo": 43}], flow="work_orders")
     eventually(lambda: len(live.out("work_orders")) == 2, what="both orders")
     live.query("update work_orders set status = 'lost' where number = 42 returning 1")
     live.query("update work_orders set title = 'Mended' where number = 43 returning 1")
     eventually(lambda: "Mended" in live.out("work_orders")["43.json"], what="the good one")
     (flow,) = [f for f in json.loads(live.call("status", "--json").stdout)["flows"] if f["flow"] == "work_orders"]
-    assert (flow["set_aside"], flow["unsynced"]) == (1, 0)
-    assert "'lost' is no status" in flow["set_aside_error"]
+    assert (flow["quarantined"], flow["unsynced"]) == (1, 0)
+    assert "'lost' is no status" in flow["quarantined_error"]
     live.query("update work_orders set status = 'pending' where number = 42 returning 1")
     eventually(lambda: json.loads(live.out("work_orders")["42.json"])["isPending"], what="the mended one")
 

@@ -17,11 +17,12 @@ import psycopg
 import pytest
 
 import flows as flow_folder
-from file_processing.outbound import write as publishing
-from file_processing.outbound.outbox import Outbox, sole_writer
-from file_processing.outbound.translate import Translator
+from file_processing.outbound import write as writing
+from file_processing.outbound.outbox import Outbox
 from models.outbound import Form, Row
 from services.db import engine as databases
+from services.files import durable
+from services.ledger.locks import only_writer
 from tests.support.disks import read_only, small_disk
 from tests.support.flow_files import flow_files
 from tests.support.sites import Site, running
@@ -39,7 +40,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
 from models.flow import Flow
-from models.outbound import Form, Order, Outbound, Row
+from models.outbound import Form, Outbound, Row, RowOrder
 from models.tables import LoadedRow
 
 
@@ -78,7 +79,7 @@ FLOW = Flow(
             file_name="readings-{file_id}.jsonl",
             max_records=3,
             linger_ms=LINGER,
-            order=Order.KEY,
+            order=RowOrder.KEY,
         ),
         Outbound(
             document=Alarm,
@@ -86,7 +87,7 @@ FLOW = Flow(
             form=Form.ONE,
             file_name="{sensor}.json",
             name="alarms",
-            order=Order.KEY,
+            order=RowOrder.KEY,
         ),
     ),
 )
@@ -231,13 +232,13 @@ def test_a_customer_gets_one_package_whichever_daemon_lives(site: Site) -> None:
 
 
 def no_room(patch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, content: bytes, *, fsync: bool) -> None:
-        if path.parent.name == "work_orders":
+    def full(folder: Path, name: str, content: bytes, *, fsync: bool) -> Path:
+        if folder.name == "work_orders":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, content, fsync=fsync)
+        return replace_file(folder, name, content, fsync=fsync)
 
-    write = publishing._write
-    patch.setattr(publishing, "_write", refuse)
+    replace_file = durable.replace
+    patch.setattr(durable, "replace", full)
 
 
 def test_a_full_outbound_disk_holds_up_nothing_else_and_is_told(site: Site) -> None:
@@ -283,11 +284,11 @@ def test_a_connection_lost_while_rows_are_marked_doubles_nothing(site: Site) -> 
     assert list(site.out("vehicle_status")) == [file["name"]]
 
 
-def test_rows_that_were_set_aside_go_out_after_the_flow_is_mended(live: Site) -> None:
+def test_rows_that_were_quarantined_go_out_after_the_flow_is_mended(live: Site) -> None:
     live.drop("1.json", order(1), flow="work_orders")
     eventually(lambda: not unsynced(live, "work_orders") and "1.json" in live.out("work_orders"))
     live.query("update work_orders set status = 'lost' returning 1")
-    eventually(lambda: live.query("select 1 from work_orders where outbound_error is not null"), what="set aside")
+    eventually(lambda: live.query("select 1 from work_orders where outbound_error is not null"), what="the quarantine")
     assert "1 row cannot go out" in live.call("status").stdout
     live.query("update work_orders set status = 'completed' returning 1")
     eventually(lambda: json.loads(live.out("work_orders")["1.json"])["isDone"], what="the mended one")
@@ -312,14 +313,17 @@ def test_what_goes_out_once_is_never_sent_again(live: Site) -> None:
     assert "goes out once" in live.call("retry", "--outbound", str(file["id"]), expect=2).stderr
 
 
-def test_a_row_that_python_cannot_read_is_set_aside_alone(live: Site) -> None:
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_a_row_that_python_cannot_read_is_quarantined_alone(live: Site, odd: int) -> None:
     live.drop("1.json", [order(number) for number in range(3)], flow="work_orders")
     eventually(lambda: live.query("select 1 from work_orders") and not unsynced(live, "work_orders"))
-    live.execute("update work_orders set title = 'New', updated_at = case number when 1 then 'infinity' else now() end")
+    live.execute(
+        f"update work_orders set title = 'New', updated_at = case number when {odd} then 'infinity' else now() end"
+    )
     left = "select number from work_orders where not is_synced"
-    eventually(lambda: live.query(left) == [{"number": 1}], what="the others")
+    eventually(lambda: live.query(left) == [{"number": odd}], what="the others")
     (row,) = live.query("select number, outbound_error from work_orders where outbound_error is not null")
-    assert row["number"] == 1
+    assert row["number"] == odd
     assert "cannot be read" in row["outbound_error"]
 
 
@@ -334,14 +338,16 @@ def test_a_fault_of_one_flow_is_told_and_holds_up_no_other(live: Site) -> None:
     eventually(lambda: "order_lines" in live.call("status").stdout, what="the fault in status")
 
 
-def test_a_row_locked_by_hand_does_not_keep_the_daemon_from_leaving(site: Site) -> None:
+def test_a_row_locked_by_hand_does_not_keep_the_daemon_from_leaving(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_LOCK_WAIT_SECONDS", 0.5)
     site.call("ingest", "--flow", "vehicle_status", str(site.drop("v.json", REPORT, flow="vehicle_status")))
     with psycopg.connect(site.url) as other:
         other.execute("select * from vehicles_status for update")
-        process = site.start()
-        stuck = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        eventually(lambda: site.query(stuck), timeout=20, what="a writer that waits for the row")
-        assert site.stop(process) == 0
+        with running(site):  # which ends only when the daemon has left
+            stuck = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            eventually(lambda: site.query(stuck), timeout=20, what="a writer that waits for the row")
         other.rollback()
     site.call("emit")
     assert unsynced(site, "vehicles_status") == []
@@ -372,21 +378,21 @@ def test_a_busy_flow_leaves_others_their_turn(live: Site) -> None:
 
 
 def test_an_old_state_never_stays_over_a_newer_one(site: Site) -> None:
-    """A writer whose connection was lost in the middle publishes late, over what another wrote meanwhile."""
+    """A writer whose connection was lost in the middle writes late, over what another wrote meanwhile."""
     site.call("ingest", "--flow", "work_orders", str(site.drop("1.json", order(1), flow="work_orders")))
     folder = site.settings.output_dir / "work_orders"
     with databases.open_database(site.settings) as database, database.connect() as one:
         outbox = Outbox(FLOWS["work_orders"], "slow")
-        (fixed, *_) = outbox.take(one, Translator(FLOWS["work_orders"]), lingers=False)
+        (sealed, *_) = outbox.seal(one, lingers=False)
         one.close()
         site.call("emit")
         site.execute("update work_orders set status = 'completed'")
         site.call("emit")
         assert json.loads((folder / "1.json").read_text())["isDone"]
-        (late,) = fixed.files
-        publishing.publish(folder, late.name, late.content, fsync=False)
+        (late,) = sealed.files
+        writing.write(folder, late.name, late.content, fsync=False)
         with database.connect() as again:
-            outbox.mark_written(again, [late.id])
+            outbox.rows.mark_written(again, [late.id])
     site.call("emit")
     assert json.loads((folder / "1.json").read_text())["isDone"]
 
@@ -396,16 +402,16 @@ def test_a_case_that_changes_while_it_is_created_is_created_once(site: Site) -> 
     site.call("ingest", "--flow", "cases", str(site.drop("1.json", case, flow="cases")))
     with databases.open_database(site.settings) as database, database.connect() as one:
         outbox = Outbox(FLOWS["cases"], "slow")
-        (fixed, *_) = outbox.take(one, Translator(FLOWS["cases"]), lingers=False)
+        (sealed, *_) = outbox.seal(one, lingers=False)
         site.execute("update cases set name = 'New roof'")
-        outbox.mark_written(one, [file.id for file in fixed.files])
+        outbox.rows.mark_written(one, [file.id for file in sealed.files])
     assert len(unsynced(site, "cases")) == 1
     site.call("emit")
     (text,) = site.out("cases").values()
     assert [each["change"] for each in json.loads(text)["cases"]] == ["updated"]
 
 
-def test_a_row_mended_while_it_is_set_aside_goes_out(site: Site) -> None:
+def test_a_row_mended_while_it_is_quarantined_goes_out(site: Site) -> None:
     site.call("ingest", "--flow", "work_orders", str(site.drop("1.json", order(1), flow="work_orders")))
     site.execute("update work_orders set status = 'lost'")
 
@@ -417,7 +423,7 @@ def test_a_row_mended_while_it_is_set_aside_goes_out(site: Site) -> None:
     flow = replace(FLOWS["work_orders"], outbound=(replace(one, to_document=mended),))
     with databases.open_database(site.settings) as database, database.connect() as connection:
         with suppress(psycopg.errors.SerializationFailure):
-            list(Outbox(flow, "slow").take(connection, Translator(flow), lingers=False))
+            list(Outbox(flow, "slow").seal(connection, lingers=False))
     site.call("emit")
     assert json.loads(site.out("work_orders")["1.json"])["isDone"]
 
@@ -474,7 +480,7 @@ def test_the_total_of_an_order_with_a_price_left_open_is_the_partners(site: Site
 
 
 def test_emit_says_when_another_process_is_at_it(site: Site) -> None:
-    with psycopg.connect(site.url, autocommit=True) as other, sole_writer(other, "work_orders"):
+    with psycopg.connect(site.url, autocommit=True) as other, only_writer(other, "work_orders"):
         done = site.call("emit", "--flow", "work_orders")
         assert "another process is writing files of work_orders" in done.stderr
         assert "nothing has to go out" not in done.stdout

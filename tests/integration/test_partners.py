@@ -1,6 +1,7 @@
 """The stand-ins behave as their systems do, over real sockets: what a connector may rely on, and what it must bear."""
 
 import asyncio
+import importlib
 import json
 import re
 import signal
@@ -18,7 +19,7 @@ import pytest
 from pydantic import BaseModel
 
 import flows
-from tests.support.sites import ROOT
+from tests.support.processes import ROOT
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def test_intempus_refuses_in_three_forms(intempus: "Intempus", cases: httpx.Clie
     assert (related.status_code, related.json().keys()) == (409, {"error_message"})
 
 
-def walk(client: httpx.Client, between: Callable[[], object], **query: Any) -> list[int]:
+def seen_on_pages(client: httpx.Client, between: Callable[[], object], **query: Any) -> list[int]:
     following: str | None = BASE + "?" + str(httpx.QueryParams(query))
     seen: list[int] = []
     while following:
@@ -290,7 +291,7 @@ def walk(client: httpx.Client, between: Callable[[], object], **query: Any) -> l
 def test_intempus_pages_by_cursor_and_by_offset(intempus: "Intempus", cases: httpx.Client) -> None:
     ids = [intempus.create(name=f"Case {number}")["id"] for number in range(7)]
     for query in ({"pagination_type": "cursor"}, {}):
-        assert walk(cases, lambda: None, limit=3, **query) == ids
+        assert seen_on_pages(cases, lambda: None, limit=3, **query) == ids
     page = cases.get(BASE, params={"limit": 3, "offset": 6}).json()
     assert page["meta"] == {"limit": 3, "offset": 6, "total_count": 7, "next": None, "previous": None}
     assert cases.get(BASE, params={"limit": 99_999}).json()["meta"]["limit"] == 10_000
@@ -302,10 +303,10 @@ def test_intempus_skips_a_case_by_offset_when_others_go_and_not_by_cursor(
 ) -> None:
     ids = [intempus.create(name=f"Case {number}")["id"] for number in range(9)]
     deleted = iter(ids[:2])
-    assert ids[3] not in walk(cases, lambda: intempus.delete(next(deleted, ids[8])), limit=3)
+    assert ids[3] not in seen_on_pages(cases, lambda: intempus.delete(next(deleted, ids[8])), limit=3)
     more = iter(ids[2:4])
     left = set(map(int, intempus.cases))
-    seen = walk(cases, lambda: intempus.cases.pop(str(next(more, 0)), None), limit=2, pagination_type="cursor")
+    seen = seen_on_pages(cases, lambda: intempus.cases.pop(str(next(more, 0)), None), limit=2, pagination_type="cursor")
     assert set(map(int, intempus.cases)) <= set(seen) <= left
 
 
@@ -569,10 +570,12 @@ def test_all_partner_systems_are_there() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_help_teaches(module: str) -> None:
-    command = [sys.executable, "-m", f"partners.{module}", "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {"--port", "--latency-seconds", "--times"} <= set(re.findall(r"--[\w-]+", shown))
+def test_help_teaches(module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [f"partners.{module}", "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"partners.{module}").main()
+    assert end.value.code == 0
+    assert {"--port", "--latency-seconds", "--times"} <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
 def test_a_wrong_option_is_said_in_a_sentence() -> None:

@@ -1,15 +1,16 @@
 """Every flow has samples that fit its declaration; every bad sample is bad for a reason."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from file_processing.inbound.formats.edi.reading import SUFFIXES
 from pydantic import TypeAdapter, ValidationError
 
 import flows
-from file_processing.inbound.formats.edi import reading
+from file_processing.inbound.formats.base import Reading
+from file_processing.inbound.formats.edi.format import EDIFACT, X12
 from models.flow import CHILDREN_DIGEST, Flow
 
 SAMPLES = Path(__file__).parents[2] / "sample_files"
@@ -19,9 +20,12 @@ BAD = sorted((SAMPLES / "bad").iterdir())
 
 
 def records(path: Path, flow: Flow) -> list[Any]:
-    if path.suffix in SUFFIXES:
-        return list(reading.batch(path.read_bytes(), flow.messages).records)
-    text = path.read_text("utf-8")
+    data = path.read_bytes()
+    for known in (EDIFACT, X12):
+        if known.recognises(path.name, data):
+            (batch,) = known.read(io.BytesIO(data), Reading(path.name, flow))
+            return list(batch.records)
+    text = data.decode()
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
     document = json.loads(text)
@@ -33,11 +37,12 @@ def records(path: Path, flow: Flow) -> list[Any]:
 def routes(path: Path) -> list[str]:
     """The flows that a file dropped straight into `input/` could belong to."""
     head = path.read_text("utf-8").lstrip()
+    message_types = EDIFACT.signs(path.read_bytes()) | X12.signs(path.read_bytes())
     return [
         flow.name
         for flow in FLOWS.values()
         if path.name.startswith(flow.file_prefixes)
-        or not reading.message_types(path.read_bytes()).isdisjoint(flow.messages)
+        or not message_types.isdisjoint(flow.messages)
         or (flow.envelope is not None and head.startswith(f'{{"{flow.envelope}":'))
     ]
 

@@ -1,12 +1,8 @@
-"""The schema: made at the start, compared with the declarations, changed by migrations."""
+"""The schema: made at the start, and compared with what is declared."""
 
-import dataclasses
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,50 +10,18 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from pydantic import BaseModel, SecretStr
-from sqlalchemy import BigInteger, Engine, Float, Integer, MetaData, Numeric, String, Text, text
+from pydantic import SecretStr
+from sqlalchemy import BigInteger, Engine, Float, Integer, Numeric, String, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import mapped_column
 
 import flows
 from models.errors import RetryLater, StopDaemon
 from models.flow import Flow
-from models.outbound import Outbound
-from models.tables import NAMING, LoadedRow
-from services.db import engine as db_engine, revisions, schema
+from services.db import engine as databases, revisions, schema
 from settings import Settings
-
-_number = count()
-
-
-class Thing(BaseModel):
-    code: str
-
-
-def things(**columns: object) -> dict[str, Flow]:
-    """A flow whose table `things` is declared with these columns, apart from all other declarations."""
-    members = {"__tablename__": "things", "metadata": MetaData(naming_convention=NAMING), **columns}
-    table = type(f"Things{next(_number)}", (LoadedRow,), members)
-    return {"things": Flow(record=Thing, table=table, name="things")}
-
-
-def code() -> object:
-    return mapped_column(Text, primary_key=True)
-
-
-@pytest.fixture
-def empty(empty_database_url: str) -> Iterator[Engine]:
-    """A database with nothing in it."""
-    with db_engine.open_database(Settings(_env_file=None, database_url=SecretStr(empty_database_url))) as database:
-        yield database.engine
-
-
-@pytest.fixture
-def versions(tmp_path: Path) -> Path:
-    """The migrations in a folder to which a test may add its own."""
-    folder = tmp_path / "versions"
-    shutil.copytree(schema.VERSIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
+from tests.support.sites import Site
+from tests.support.things import code, things
 
 
 def tables(engine: Engine) -> set[str]:
@@ -67,10 +31,6 @@ def tables(engine: Engine) -> set[str]:
                 text("select schemaname || '.' || tablename from pg_tables where schemaname in ('public', 'tidegate')")
             )
         )
-
-
-def columns(engine: Engine) -> dict[str, str]:
-    return {c["name"]: str(c["type"]) for c in sqlalchemy.inspect(engine).get_columns("things")}
 
 
 def test_first_start_makes_the_ledger_and_the_tables_of_the_flows(empty: Engine) -> None:
@@ -115,7 +75,7 @@ def test_concurrent_starts_are_safe(empty: Engine) -> None:
 
 
 def test_migrations_of_the_ledger_equal_its_models(empty: Engine) -> None:
-    schema.upgrade(empty)
+    schema.prepare(empty, {})
     with empty.connect() as connection:
         options = revisions.options(revisions.expected([]))
         context = MigrationContext.configure(connection, opts=options | {"version_table_schema": "tidegate"})
@@ -128,19 +88,50 @@ def test_migrations_of_the_ledger_equal_its_models(empty: Engine) -> None:
 
 def test_migrations_form_one_line_named_by_number(empty: Engine) -> None:
     with empty.connect() as connection:
-        script = ScriptDirectory.from_config(schema.config(connection))
+        script = ScriptDirectory.from_config(schema.config(connection, {}))
     line = [revision.revision for revision in script.walk_revisions()]
     assert line[::-1] == schema._revisions(schema.VERSIONS)
     assert line == [f"{number:04d}" for number in range(len(line), 0, -1)]
 
 
-def test_newer_database_stops_the_older_program(empty: Engine) -> None:
-    schema.upgrade(empty)
-    with empty.begin() as connection:
-        connection.execute(text("update tidegate.alembic_version set version_num = '9999'"))
-    with pytest.raises(StopDaemon, match="revision 9999") as caught:
-        schema.prepare(empty, {})
-    assert "newer version" in caught.value.hint
+def test_newer_database_stops_the_older_program(site: Site) -> None:
+    site.execute("update tidegate.alembic_version set version_num = '9999'")
+    said = site.fork("run", expect=2).splitlines()[-1]
+    known = schema._revisions(schema.VERSIONS)[-1]
+    assert said.startswith(f"the database is at schema revision 9999, this program knows up to {known}")
+    assert said.endswith("(start the newer version of Tidegate)")
+
+
+def test_a_table_of_the_ledger_that_was_changed_stops_the_start(site: Site) -> None:
+    site.execute("alter table tidegate.inbound_file drop column drift")
+    assert site.fork("run", expect=2).splitlines()[-1] == (
+        "table tidegate.inbound_file no longer fits its declaration: column drift (jsonb) is missing in the database "
+        "(only migrations change Tidegate's own tables: undo what else did)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ("alter table tidegate.cursor alter column state type text", "column state is text in the database, jsonb in"),
+        ("alter table tidegate.receipt alter column name drop not null", "column name may be null in the database"),
+        ("alter table tidegate.receipt add column note text not null", "column note (text) is not in the declaration"),
+        ("alter table tidegate.interchange drop constraint interchange_pkey", "the primary key is nothing in the data"),
+        ("drop table tidegate.rejected_record", "table tidegate.rejected_record is missing"),
+        ("alter table tidegate.cursor drop column state, drop column updated_at", "column updated_at (timestamp with"),
+        ("alter table tidegate.receipt add column note text", ""),
+    ],
+)
+def test_the_tables_of_the_ledger_are_compared(change: str, differs: str, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(change))
+    if not differs:
+        schema.prepare(engine, {})
+        return
+    with pytest.raises(StopDaemon) as caught:
+        schema.prepare(engine, {})
+    assert differs in caught.value.reason
+    assert "only migrations" in caught.value.hint
 
 
 def test_every_type_of_column_fits_its_own_table(empty: Engine) -> None:
@@ -221,110 +212,13 @@ def test_table_that_differs_from_its_declaration_stops_with_what_differs(
 
 def test_misfit_leaves_the_database_as_it_was(empty: Engine) -> None:
     with empty.begin() as connection:
-        connection.execute(text("create table things (code text primary key)"))
+        connection.execute(text("create table things (code int primary key)"))
     with pytest.raises(StopDaemon):
         schema.prepare(empty, flows.discover() | things(code=code()))
     assert tables(empty) == {"public.things"}
 
 
-def before() -> dict[str, Flow]:
-    return things(code=code(), size=mapped_column(Integer), old=mapped_column(Text, nullable=False))
-
-
-def after() -> dict[str, Flow]:
-    return things(
-        code=code(),
-        size=mapped_column(BigInteger, primary_key=True),
-        colour=mapped_column(String(20), index=True),
-    )
-
-
-def test_revision_and_upgrade_make_the_table_fit_again(empty: Engine, versions: Path) -> None:
-    schema.prepare(empty, before(), versions=versions)
-    with pytest.raises(StopDaemon):
-        schema.prepare(empty, after(), versions=versions)
-    path = schema.revision(empty, after(), "Sizes grew", versions=versions)
-    assert path == versions / "0002_sizes_grew.py"
-    assert columns(empty)["size"] == "INTEGER"  # nothing has run yet
-
-    schema.upgrade(empty, versions=versions)
-    assert columns(empty)["size"] == "BIGINT"
-    assert {"colour", "size"} <= columns(empty).keys()
-    assert "old" not in columns(empty)
-    assert sqlalchemy.inspect(empty).get_pk_constraint("things")["constrained_columns"] == ["code", "size"]
-    schema.prepare(empty, after(), versions=versions)
-    assert schema.revision(empty, after(), "Nothing", versions=versions) is None
-
-
-def test_a_column_of_a_flow_that_sends_can_change(empty: Engine, versions: Path) -> None:
-    """A trigger names every column; PostgreSQL changes no column that a trigger names."""
-
-    def triggers() -> list[str]:
-        with empty.connect() as connection:
-            query = text("select tgname from pg_trigger where tgrelid = to_regclass('things') order by 1")
-            return list(connection.scalars(query))
-
-    def sending(declared: dict[str, Flow]) -> dict[str, Flow]:
-        outbound = Outbound(document=Thing, to_document=lambda row: row, file_name="{file_id}.json")
-        return {name: dataclasses.replace(flow, outbound=(outbound,)) for name, flow in declared.items()}
-
-    schema.prepare(empty, sending(before()), versions=versions)
-    made = triggers()
-    schema.revision(empty, sending(after()), "Sizes grew", versions=versions)
-    schema.prepare(empty, sending(after()), versions=versions)
-    assert columns(empty)["size"] == "BIGINT"
-    assert triggers() == made == ["tidegate_changed", "tidegate_notify"]
-
-
-def test_revision_reads_well_and_goes_back(empty: Engine, versions: Path) -> None:
-    from alembic import command
-
-    schema.prepare(empty, before(), versions=versions)
-    columns_before = columns(empty)
-    path = schema.revision(empty, after(), "Sizes grew", versions=versions)
-    assert path is not None
-    source = path.read_text()
-    assert source.startswith('"""Sizes grew\n')
-    assert "    if has_table('things'):\n        op." in source
-    schema.upgrade(empty, versions=versions)
-    with empty.begin() as connection:
-        command.downgrade(schema.config(connection, versions), "0001")
-    assert columns(empty) == columns_before
-
-
-def test_new_database_works_with_the_revisions_of_a_flow(
-    empty: Engine, versions: Path, empty_database_url: str
-) -> None:
-    schema.prepare(empty, before(), versions=versions)
-    schema.revision(empty, after(), "Sizes grew", versions=versions)
-    with empty.begin() as connection:
-        connection.execute(text("drop table things"))
-        connection.execute(text("drop schema tidegate cascade"))
-    schema.prepare(empty, after(), versions=versions)
-    assert columns(empty)["size"] == "BIGINT"
-
-
-def test_revision_keeps_what_others_added(empty: Engine, versions: Path) -> None:
-    schema.prepare(empty, things(code=code()), versions=versions)
-    with empty.begin() as connection:
-        connection.execute(text("alter table things add column remark text"))
-        connection.execute(text("create index by_remark on things (remark)"))
-        connection.execute(text("create table somebody_elses (n int)"))
-    assert schema.revision(empty, things(code=code()), "Nothing", versions=versions) is None
-
-
-def test_migration_that_does_not_suit_the_rows_stops_with_a_hint(empty: Engine, versions: Path) -> None:
-    schema.prepare(empty, things(code=code()), versions=versions)
-    with empty.begin() as connection:
-        connection.execute(text("insert into things (code) values ('a')"))
-    changed = things(code=code(), size=mapped_column(Integer, nullable=False))
-    schema.revision(empty, changed, "Size", versions=versions)
-    with pytest.raises(StopDaemon, match="contains null values") as caught:
-        schema.upgrade(empty, versions=versions)
-    assert "server_default" in caught.value.hint
-
-
 def test_server_that_is_down_is_retried() -> None:
     nowhere = Settings(_env_file=None, database_url=SecretStr("postgresql://u@127.0.0.1:1/x"))
-    with db_engine.open_database(nowhere) as database, pytest.raises(RetryLater):
+    with databases.open_database(nowhere) as database, pytest.raises(RetryLater):
         schema.prepare(database.engine, {})

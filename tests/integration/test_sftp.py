@@ -13,15 +13,14 @@ from typing import Protocol
 import asyncssh
 import pytest
 from asyncssh.sftp import LocalFile
-from hypothesis import given, strategies as st
 
 from partners.sftp import PASSWORD, USER, Sftp
 from partners.sftp_session import Session
 from services.runtime import supervisor
+from services.runtime.status_file import JobPhase
 from services.sources import sftp as fetching_module
-from services.sources.sftp import SftpFetcher, local_name
-from services.transport import ssh
-from tests.integration.test_sources import connector
+from services.sources.sftp import SftpFetcher
+from tests.support.connectors import QUICK, in_phase, without_pauses
 from tests.support.openssh import OpenSsh, sshd, sshd_program
 from tests.support.sites import Site, running
 from tests.support.waiting import eventually
@@ -52,10 +51,15 @@ def connected(site: Site, sftp: Sftp, **values: object) -> Site:
         PARTNER2_SFTP_USER=USER,
         PARTNER2_SFTP_PASS=PASSWORD,
         PARTNER2_SFTP_KNOWN_HOSTS=known_hosts,
-        POLLING_INTERVAL_SECONDS="0.1",
+        POLLING_INTERVAL_SECONDS=QUICK,
         **values,
     )
     return site
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_pauses(monkeypatch)
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def server(request: pytest.FixtureRequest, site: Site) -> Server:
     """Either server, configured."""
     if request.param == "OpenSSH":
         openssh: OpenSsh = request.getfixturevalue("openssh")
-        site.connect(**openssh.settings, POLLING_INTERVAL_SECONDS="0.1")
+        site.connect(**openssh.settings, POLLING_INTERVAL_SECONDS=QUICK)
         return openssh
     sftp: Sftp = request.getfixturevalue("sftp_server")
     connected(site, sftp, PARTNER2_SFTP_ANSWERS="answers")
@@ -123,8 +127,8 @@ def test_an_answer_is_stored_by_rename_and_told_apart_from_a_newer_one(site: Sit
         with running(site):
             (folder / "1.edi").write_text(text)
             site.query(
-                "insert into tidegate.outbound_file (flow, name, sha256, bytes, records, status, node) "
-                "values ('orders', 'ordrsp/1.edi', sha256(%s), 6, 1, 'written', 'test') returning id",
+                "insert into tidegate.outbound_file (flow, document, name, sha256, bytes, records, status, node) "
+                "values ('orders', 'ordrsp', 'ordrsp/1.edi', sha256(%s), 6, 1, 'written', 'test') returning id",
                 text.encode(),
             )
             eventually(lambda number=number: len(server.names("answers")) == number, timeout=20, what="the answer")  # type: ignore[misc]  # mypy: default
@@ -164,24 +168,12 @@ def test_a_file_that_is_still_being_uploaded_is_left_alone(fetching: Site, sftp_
     assert {line["status"] for line in fetching.ledger()} == {"loaded"}
 
 
-def test_a_transfer_that_is_cut_is_done_again_and_loaded_once(fetching: Site, sftp_server: Sftp) -> None:
-    sftp_server.faults.cut_after_bytes, sftp_server.faults.times = 100, 2
-    for number in range(20):
-        sftp_server.upload(f"{number}.json", an_order(number))
-    with running(fetching):
-        eventually(lambda: len(sftp_server.names("archive")) == 20, timeout=30, what="the archive")
-        fetching.settled(20)
-    assert numbers(fetching) == [str(number) for number in range(20)]
-    assert {line["status"] for line in fetching.ledger()} == {"loaded"}
-
-
 def test_an_unknown_host_key_is_refused_with_the_command_that_accepts_it(site: Site, sftp_server: Sftp) -> None:
     known_hosts = site.input.parent / "known_hosts"
     known_hosts.touch()
     sftp_server.upload("order.json", an_order(1))
     with running(connected(site, sftp_server)):
-        eventually(lambda: connector(site, NAME).get("phase") == "stopped", what="the stop")
-        hint = connector(site, NAME)["hint"]
+        hint = in_phase(site, NAME, JobPhase.STOPPED).hint
     command = f"ssh-keyscan -p {sftp_server.sftp_port} 127.0.0.1 >> {known_hosts}"
     assert command in hint
     assert "login" not in {done.operation for done in sftp_server.received}
@@ -194,28 +186,24 @@ def test_a_changed_host_key_is_refused(fetching: Site, sftp_server: Sftp) -> Non
     known_hosts = fetching.input.parent / "known_hosts"
     sftp_server.change_host_key()
     with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("phase") == "stopped", what="the stop")
-        job = connector(fetching, NAME)
-    assert "someone else's server" in job["detail"]
+        job = in_phase(fetching, NAME, JobPhase.STOPPED)
+    assert "someone else's server" in job.detail
     forget = f"ssh-keygen -f {known_hosts} -R '[127.0.0.1]:{sftp_server.sftp_port}' && ssh-keyscan -p"
-    assert forget in job["hint"]
+    assert forget in job.hint
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"PARTNER2_SFTP_PASS": "wrong-word"}, {"PARTNER2_SFTP_PASS": "", "PARTNER2_SFTP_KEY_FILE": "/nowhere"}]
-)
-def test_bad_credentials_stop_the_connector(fetching: Site, wrong: dict[str, str]) -> None:
-    fetching.connect(**wrong)
+def test_a_key_that_cannot_be_read_stops_the_connector(fetching: Site) -> None:
+    fetching.connect(PARTNER2_SFTP_PASS="", PARTNER2_SFTP_KEY_FILE="/nowhere")
     with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("phase") == "stopped", what="the stop")
-    assert "wrong-word" not in fetching.log()
+        stopped = in_phase(fetching, NAME, JobPhase.STOPPED)
+    assert "PARTNER2_SFTP_KEY_FILE /nowhere" in stopped.detail
 
 
 def test_an_archive_that_takes_nothing_has_nothing_fetched_twice(fetching: Site, sftp_server: Sftp) -> None:
     fetching.connect(PARTNER2_SFTP_ARCHIVE="orders/order.json/no-folder")
     sftp_server.upload("order.json", an_order(1))
     with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("failures", 0) > 1, timeout=20, what="further polls")
+        in_phase(fetching, NAME, JobPhase.FAILING, failures=2)
         fetching.settled(1)
     fetching.connect(PARTNER2_SFTP_ARCHIVE="archive")
     with running(fetching):
@@ -247,8 +235,7 @@ def test_no_other_known_hosts_than_the_configured_are_looked_at(
     fetching.connect(PARTNER2_SFTP_KNOWN_HOSTS=configured)
     sftp_server.upload("order.json", an_order(1))
     with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("phase") in ("stopped", "running"), what="the stop")
-        assert f"is not in {configured}" in connector(fetching, NAME)["detail"]
+        assert f"is not in {configured}" in in_phase(fetching, NAME, JobPhase.STOPPED).detail
 
 
 def test_a_file_that_cannot_be_archived_holds_up_no_other(
@@ -256,20 +243,21 @@ def test_a_file_that_cannot_be_archived_holds_up_no_other(
 ) -> None:
     rename = Session.rename
 
-    def refuse(session: Session, oldpath: bytes, newpath: bytes) -> None:
+    def locked(session: Session, oldpath: bytes, newpath: bytes) -> None:
         if b"bad" in oldpath:
             raise asyncssh.SFTPPermissionDenied("it is locked")
         rename(session, oldpath, newpath)
 
-    monkeypatch.setattr(Session, "rename", refuse)
+    monkeypatch.setattr(Session, "rename", locked)
     sftp_server.upload("bad.json", an_order(1))
     with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("failures", 0) > 0, what="the fault")
+        in_phase(fetching, NAME, JobPhase.FAILING)
         sftp_server.upload("good.json", an_order(2))
         eventually(lambda: sftp_server.names("archive") == ["good.json"], timeout=20, what="the archive")
         fetching.settled(2)
-        eventually(lambda: "bad.json" in connector(fetching, NAME)["detail"], what="which one it is")
-        assert "PARTNER2_SFTP_ARCHIVE" in connector(fetching, NAME)["hint"]
+        failing = in_phase(fetching, NAME, JobPhase.FAILING)
+        assert "bad.json" in failing.detail
+        assert "PARTNER2_SFTP_ARCHIVE" in failing.hint
     assert numbers(fetching) == ["1", "2"]
     assert [done.path for done in sftp_server.received if done.operation == "read"].count("/orders/bad.json") <= 1
 
@@ -308,14 +296,16 @@ def test_an_empty_file_is_left_alone_for_some_polls(
 
 @dataclass
 class Stuck:
-    """A server that lives and neither reads nor writes, until it is freed."""
+    """A server that lives and neither reads nor writes for so long, or until it is freed."""
 
+    seconds: float = 60.0
     asked: int = 0
     is_free: bool = False
 
     async def waits(self, _moved: int) -> None:
         self.asked += 1
-        while not self.is_free:  # noqa: ASYNC110  # an event would belong to one loop
+        end = time.monotonic() + self.seconds
+        while not self.is_free and time.monotonic() < end:  # noqa: ASYNC110  # an event would belong to one loop
             await asyncio.sleep(0.02)
 
 
@@ -325,38 +315,6 @@ def stuck(sftp_server: Sftp, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]
     monkeypatch.setattr(Session, "_disturb", server.waits)
     yield server
     server.is_free = True
-
-
-def test_a_server_that_answers_nothing_is_given_up_and_tried_again(
-    fetching: Site, sftp_server: Sftp, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ssh, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(ssh, "LEAVE_SECONDS", 0.1)
-    sftp_server.upload("order.json", an_order(1))
-    with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("phase") == "failing", what="the fault")
-        assert "does not answer" in connector(fetching, NAME)["detail"]
-        stuck.is_free = True
-        eventually(lambda: numbers(fetching) == ["1"], timeout=20, what="the order")
-
-
-def test_an_answer_that_a_server_does_not_take_is_left_for_later(
-    fetching: Site, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ssh, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(ssh, "LEAVE_SECONDS", 0.1)
-    fetching.connect(PARTNER2_SFTP_ANSWERS="answers")
-    folder = fetching.settings.output_dir / "orders" / "ordrsp"
-    folder.mkdir(parents=True)
-    with running(fetching):
-        (folder / "1.edi").write_text("answer")
-        fetching.query(
-            "insert into tidegate.outbound_file (flow, name, sha256, bytes, records, status, node) "
-            "values ('orders', 'ordrsp/1.edi', sha256('answer'), 6, 1, 'written', 'test') returning id"
-        )
-        told = "select last_error from tidegate.outbound_file where last_error like '%does not answer'"
-        eventually(lambda: fetching.query(told), timeout=20, what="the fault")
-    assert stuck.asked
 
 
 def test_a_server_that_answers_nothing_does_not_keep_the_daemon_from_stopping(
@@ -372,10 +330,9 @@ def test_a_server_that_answers_nothing_does_not_keep_the_daemon_from_stopping(
 def test_a_folder_that_is_not_there_is_named_with_its_setting(fetching: Site) -> None:
     fetching.connect(PARTNER2_SFTP_PATH="no-such-folder")
     with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("phase") == "failing", what="the fault")
-        job = connector(fetching, NAME)
-    assert "does not list the folder 'no-such-folder': No such file" in job["detail"]
-    assert "PARTNER2_SFTP_PATH" in job["hint"]
+        job = in_phase(fetching, NAME, JobPhase.FAILING)
+    assert "does not list the folder 'no-such-folder': No such file" in job.detail
+    assert "PARTNER2_SFTP_PATH" in job.hint
 
 
 def test_a_disk_that_is_full_here_is_no_fault_of_the_partner(
@@ -387,30 +344,6 @@ def test_a_disk_that_is_full_here_is_no_fault_of_the_partner(
     monkeypatch.setattr(LocalFile, "write", full)
     sftp_server.upload("large.json", b" " * 1_000_000)
     with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("phase") == "failing", what="the fault")
-        job = connector(fetching, NAME)
-    assert job["detail"] == f"files cannot be written to {fetching.input / 'orders'}: No space left on device"
+        job = in_phase(fetching, NAME, JobPhase.FAILING)
+    assert job.detail == f"files cannot be written to {fetching.input / 'orders'}: No space left on device"
     assert fetching.waiting() == []
-
-
-def test_a_server_that_is_away_is_tried_again(fetching: Site, sftp_server: Sftp) -> None:
-    sftp_server.upload("order.json", an_order(1))
-    sftp_server.stop()
-    with running(fetching):
-        eventually(lambda: connector(fetching, NAME).get("phase") == "failing", what="the fault")
-        sftp_server.start()
-        eventually(lambda: numbers(fetching) == ["1"], timeout=30, what="the order")
-
-
-@given(st.text(min_size=1).filter(lambda name: "\0" not in name))
-def test_any_remote_name_becomes_a_safe_one(name: str) -> None:
-    made = local_name(name)
-    assert made == Path(made).name
-    assert not made.startswith(".")
-    assert 0 < len(os.fsencode(made)) <= 200
-    assert made.isprintable()
-
-
-@given(st.lists(st.text(alphabet="a/\n.\\", min_size=1), min_size=2, max_size=2, unique=True))
-def test_two_remote_names_never_become_one(names: list[str]) -> None:
-    assert local_name(names[0]) != local_name(names[1])

@@ -1,4 +1,4 @@
-"""Rows into a table: what is inserted, updated, unchanged and stale, and which rows the database refuses."""
+"""Rows into a table: what is inserted, updated, unchanged and stale, and which rows the database rejects."""
 
 import uuid
 from collections import Counter, defaultdict
@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from file_processing.inbound.upsert import Landed, Lander, Landing
+from file_processing.inbound.upsert import StagedRow, Upsert, UpsertCounts
 from models.flow import Flow
 from models.tables import LoadedRow
 
@@ -42,7 +42,7 @@ class Anything(TypedDict):
 
 
 class Thing(LoadedRow):
-    __tablename__ = "landing_things"
+    __tablename__ = "upsert_things"
 
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     at: Mapped[int]
@@ -50,14 +50,14 @@ class Thing(LoadedRow):
 
 
 class Tag(LoadedRow):
-    __tablename__ = "landing_tags"
+    __tablename__ = "upsert_tags"
 
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     tag: Mapped[str] = mapped_column(Text, primary_key=True)
 
 
 class Everything(LoadedRow):
-    __tablename__ = "landing_everything"
+    __tablename__ = "upsert_everything"
     __table_args__ = (CheckConstraint("small <> 13", name="superstition"),)
 
     key: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
@@ -114,10 +114,10 @@ class Model:
     flow: Flow
     table: dict[tuple[object, ...], tuple[tuple[object, ...], tuple[int, int]]] = field(default_factory=dict)
 
-    def land(self, landings: Sequence[Landing]) -> Landed:
-        counts = Landed.nothing()
+    def upsert(self, rows: Sequence[StagedRow]) -> UpsertCounts:
+        counts = UpsertCounts(Counter(), Counter(), Counter(), Counter())
         written = set()
-        for key, candidates in self.by_key(landings).items():
+        for key, candidates in self.by_key(rows).items():
             winner = (min if self.flow.append_only else max)(candidates, key=self.rank)
             origin = (winner.file_id, winner.position)
             if key not in self.table:
@@ -128,29 +128,29 @@ class Model:
                 continue
             self.table[key] = (self.data(winner), origin)
             written.add(origin)
-        for row in landings:
+        for row in rows:
             if (row.file_id, row.position) not in written:
                 same = self.table[self.key(row)][0] == self.data(row)
                 (counts.unchanged if same else counts.stale)[row.file_id] += 1
         return counts
 
-    def by_key(self, landings: Sequence[Landing]) -> dict[tuple[object, ...], list[Landing]]:
+    def by_key(self, rows: Sequence[StagedRow]) -> dict[tuple[object, ...], list[StagedRow]]:
         grouped = defaultdict(list)
-        for row in landings:
+        for row in rows:
             grouped[self.key(row)].append(row)
         return grouped
 
-    def key(self, row: Landing) -> tuple[object, ...]:
+    def key(self, row: StagedRow) -> tuple[object, ...]:
         return row.values[: len(self.flow.key)]
 
-    def data(self, row: Landing) -> tuple[object, ...]:
+    def data(self, row: StagedRow) -> tuple[object, ...]:
         return row.values[len(self.flow.key) :]
 
-    def rank(self, row: Landing) -> tuple[Any, ...]:
+    def rank(self, row: StagedRow) -> tuple[Any, ...]:
         time = (row.values[1],) if self.flow.newest_by else ()
         return (*time, row.file_id, row.position)
 
-    def replaces(self, old: tuple[object, ...], new: Landing) -> bool:
+    def replaces(self, old: tuple[object, ...], new: StagedRow) -> bool:
         if self.flow.append_only or self.data(new) == old:
             return False
         return not self.flow.newest_by or old[0] <= self.data(new)[0]  # type: ignore[operator]
@@ -161,27 +161,27 @@ FILE = st.lists(st.tuples(KEY, st.integers(1, 3), st.none() | st.sampled_from(["
 BATCHES = st.lists(st.lists(FILE, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-def landings(batches: Sequence[Sequence[Sequence[tuple[object, ...]]]]) -> Iterator[list[Landing]]:
+def staged(batches: Sequence[Sequence[Sequence[tuple[object, ...]]]]) -> Iterator[list[StagedRow]]:
     """Files in batches; the ids of files rise in the order of their arrival."""
     file_id = 0
     for batch in batches:
         of_batch = []
         for file in batch:
             file_id += 1
-            of_batch += [Landing(values, file_id, position) for position, values in enumerate(file)]
+            of_batch += [StagedRow(values, file_id, position) for position, values in enumerate(file)]
         yield of_batch
 
 
 def equals_model(connection: Connection, flow: Flow, batches: Sequence[Sequence[Sequence[tuple[object, ...]]]]) -> None:
     empty(connection, flow)
-    model, lander = Model(flow), Lander(flow)
-    for batch in landings(batches):
-        landed, refused = lander.land(connection, batch)
-        expected = model.land(batch)
-        assert refused == []
+    model, upsert = Model(flow), Upsert(flow)
+    for batch in staged(batches):
+        counts, rejected = upsert.upsert(connection, batch)
+        expected = model.upsert(batch)
+        assert rejected == []
         for name in ("inserted", "updated", "unchanged", "stale"):
-            assert +getattr(landed, name) == +getattr(expected, name), name
-        assert sum((landed.inserted + landed.updated + landed.unchanged + landed.stale).values()) == len(batch)
+            assert +getattr(counts, name) == +getattr(expected, name), name
+        assert sum((counts.inserted + counts.updated + counts.unchanged + counts.stale).values()) == len(batch)
         there = {
             tuple(row[c] for c in flow.key): (
                 tuple(row[c] for c in flow.columns if c not in flow.key),
@@ -195,7 +195,7 @@ def equals_model(connection: Connection, flow: Flow, batches: Sequence[Sequence[
 
 @pytest.mark.parametrize("flow", [NEWEST, LAST, FIRST], ids=lambda flow: flow.name)
 def test_rows_and_counts_are_those_of_the_rule(connection: Connection, flow: Flow) -> None:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(BATCHES)
     @example([[[("a", 1, "x"), ("a", 1, "y")]], [[("a", 1, "x")], [("a", 1, "x")]]])
     def check(batches: list[list[list[tuple[object, ...]]]]) -> None:
@@ -205,7 +205,7 @@ def test_rows_and_counts_are_those_of_the_rule(connection: Connection, flow: Flo
 
 
 def test_a_table_of_keys_alone_only_grows(connection: Connection) -> None:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(st.lists(st.lists(st.lists(st.tuples(KEY, KEY), min_size=1), min_size=1, max_size=2), max_size=3))
     def check(batches: list[list[list[tuple[object, ...]]]]) -> None:
         equals_model(connection, KEYS, batches)
@@ -214,9 +214,9 @@ def test_a_table_of_keys_alone_only_grows(connection: Connection) -> None:
 
 
 def test_a_row_tells_what_it_replaced(connection: Connection) -> None:
-    lander = Lander(NEWEST)
-    lander.land(connection, [Landing(("a", 1, "x"), 1, 7)])
-    lander.land(connection, [Landing(("a", 2, "y"), 2, 3)])
+    upsert = Upsert(NEWEST)
+    upsert.upsert(connection, [StagedRow(("a", 1, "x"), 1, 7)])
+    upsert.upsert(connection, [StagedRow(("a", 2, "y"), 2, 3)])
     (row,) = rows(connection, NEWEST)
     assert (row["source_file_id"], row["record_position"]) == (2, 3)
     assert (row["replaced_file_id"], row["replaced_position"]) == (1, 7)
@@ -225,7 +225,7 @@ def test_a_row_tells_what_it_replaced(connection: Connection) -> None:
 @pytest.mark.parametrize(("flow", "winner"), [(LAST, "y"), (FIRST, "x")], ids=["last", "first"])
 def test_rows_of_one_record_with_one_key_keep_their_order(connection: Connection, flow: Flow, winner: str) -> None:
     for n in range(20):
-        Lander(flow).land(connection, [Landing((f"k{n}", 1, word), 1, n) for word in "xzzzzzzy"])
+        Upsert(flow).upsert(connection, [StagedRow((f"k{n}", 1, word), 1, n) for word in "xzzzzzzy"])
     assert {row["word"] for row in rows(connection, flow)} == {winner}
 
 
@@ -233,35 +233,35 @@ def test_bad_rows_are_found_among_good_ones_and_take_their_record_along(connecti
     """A record is one key or several; a word of more than five characters does not fit."""
     record = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["x", "too long"])), max_size=3)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.lists(st.lists(record, max_size=6), max_size=4))
     def check(files: list[list[list[tuple[str, str]]]]) -> None:
         empty(connection, LAST)
         given_rows = [
-            Landing((key, 1, word), file_id, position)
+            StagedRow((key, 1, word), file_id, position)
             for file_id, file in enumerate(files)
             for position, of_record in enumerate(file)
             for key, word in of_record
         ]
-        landed, refused = Lander(LAST).land(connection, given_rows)
+        counts, rejected = Upsert(LAST).upsert(connection, given_rows)
         bad = {(row.file_id, row.position) for row in given_rows if row.values[2] == "too long"}
-        assert sorted((r.file_id, r.position) for r in refused) == sorted(bad)
-        assert all("too long for type character varying(5)" in r.reason for r in refused)
+        assert sorted((r.file_id, r.position) for r in rejected) == sorted(bad)
+        assert all("too long for type character varying(5)" in r.reason for r in rejected)
         good = [row for row in given_rows if (row.file_id, row.position) not in bad]
         assert {row["key"] for row in rows(connection, LAST)} == {row.values[0] for row in good}
-        counted = landed.inserted + landed.updated + landed.unchanged + landed.stale
+        counted = counts.inserted + counts.updated + counts.unchanged + counts.stale
         assert counted == Counter(row.file_id for row in good)
         connection.commit()
 
     check()
 
 
-def test_nothing_of_a_refused_row_stays_in_the_way(connection: Connection) -> None:
-    lander = Lander(LAST)
-    _, refused = lander.land(connection, [Landing(("a", 1, "too long"), 1, 0)])
-    assert len(refused) == 1
-    landed, refused = lander.land(connection, [Landing(("b", 1, "x"), 2, 0)])
-    assert (landed.inserted, refused) == (Counter({2: 1}), [])
+def test_nothing_of_a_rejected_row_stays_in_the_way(connection: Connection) -> None:
+    upsert = Upsert(LAST)
+    _, rejected = upsert.upsert(connection, [StagedRow(("a", 1, "too long"), 1, 0)])
+    assert len(rejected) == 1
+    counts, rejected = upsert.upsert(connection, [StagedRow(("b", 1, "x"), 2, 0)])
+    assert (counts.inserted, rejected) == (Counter({2: 1}), [])
     assert [row["key"] for row in rows(connection, LAST)] == ["b"]
 
 
@@ -287,13 +287,13 @@ def everything(**values: object) -> tuple[object, ...]:
     return (uuid.uuid5(uuid.NAMESPACE_DNS, "a"), *(values.get(name) for name in FULL))
 
 
-def test_every_type_lands_as_it_is(connection: Connection) -> None:
-    lander = Lander(ALL_TYPES)
-    assert lander.land(connection, [Landing(everything(**FULL), 1, 0)])[0].inserted == {1: 1}
+def test_every_type_is_upserted_as_it_is(connection: Connection) -> None:
+    upsert = Upsert(ALL_TYPES)
+    assert upsert.upsert(connection, [StagedRow(everything(**FULL), 1, 0)])[0].inserted == {1: 1}
     (row,) = rows(connection, ALL_TYPES)
     assert {name: row[name] for name in FULL} == FULL
-    assert lander.land(connection, [Landing(everything(**FULL), 2, 0)])[0].unchanged == {2: 1}
-    assert lander.land(connection, [Landing(everything(), 3, 0)])[0].updated == {3: 1}
+    assert upsert.upsert(connection, [StagedRow(everything(**FULL), 2, 0)])[0].unchanged == {2: 1}
+    assert upsert.upsert(connection, [StagedRow(everything(), 3, 0)])[0].updated == {3: 1}
     (row,) = rows(connection, ALL_TYPES)
     assert {row[name] for name in FULL} == {None}
 
@@ -314,9 +314,9 @@ def test_every_type_lands_as_it_is(connection: Connection) -> None:
         ("at", datetime(2026, 1, 31, tzinfo=UTC) - timedelta(days=365 * 2025)),
     ],
 )
-def test_further_values_land(connection: Connection, column: str, value: object) -> None:
-    lander = Lander(ALL_TYPES)
-    assert lander.land(connection, [Landing(everything(**{column: value}), 1, 0)])[1] == []
+def test_further_values_are_upserted(connection: Connection, column: str, value: object) -> None:
+    upsert = Upsert(ALL_TYPES)
+    assert upsert.upsert(connection, [StagedRow(everything(**{column: value}), 1, 0)])[1] == []
     assert rows(connection, ALL_TYPES)[0][column] == value
 
 
@@ -333,9 +333,9 @@ def test_further_values_land(connection: Connection, column: str, value: object)
         ("tree", {"nan": float("nan")}),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_and_not_mended(
+def test_a_value_that_does_not_fit_is_rejected_and_not_mended(
     connection: Connection, column: str, value: object
 ) -> None:
-    _, refused = Lander(ALL_TYPES).land(connection, [Landing(everything(**{column: value}), 1, 0)])
-    assert [(r.file_id, r.position) for r in refused] == [(1, 0)]
+    _, rejected = Upsert(ALL_TYPES).upsert(connection, [StagedRow(everything(**{column: value}), 1, 0)])
+    assert [(r.file_id, r.position) for r in rejected] == [(1, 0)]
     assert rows(connection, ALL_TYPES) == []

@@ -3,6 +3,10 @@
 from typing import Any
 from unittest import mock
 
+import asyncssh
+
+from flows.orders import PARTNER1
+from services.destinations import sftp
 from services.destinations.delivery import Delivery
 from services.destinations.rest import RestSender
 from services.destinations.sftp import SftpSender
@@ -34,6 +38,11 @@ def answered(owner: Any, name: str, nth: int = 1) -> Patch:
     return patch
 
 
+def _short_pages() -> None:
+    """Two orders a page."""
+    mock.patch.dict(PARTNER1.query, per_page="2").start()
+
+
 DELIVERY: dict[str, tuple[Patch, ...]] = {
     "before it is looked at": (before(Delivery, "_opened", 2),),
     "before it is sent": (before(RestSender, "_post", 2),),
@@ -48,12 +57,20 @@ ANSWERS: dict[str, tuple[Patch, ...]] = {
     "marked, not moved": (before(Delivery, "_move_away", 2),),
 }
 
+STORING: dict[str, tuple[Patch, ...]] = {
+    "before it is written": (before(sftp, "_write", 2),),
+    "written, without its name": (before(asyncssh.SFTPClient, "rename", 2),),
+}
+
 POLLING: dict[str, tuple[Patch, ...]] = {
-    "before a page is placed": (before(RestPoller, "_place", 2),),
-    "a page has no name yet": (before(durable, "rename", 2, lambda path, *_: path.name.endswith(".part")),),
-    "a page is placed": (after(RestPoller, "_place", 2),),
-    "a page is remembered": (after(cursors, "move", 2),),
-    "the poll is remembered": (after(cursors, "move", 3),),
+    "before a page is placed": (_short_pages, before(RestPoller, "_place", 2)),
+    "a page has no name yet": (
+        _short_pages,
+        before(durable, "rename", 2, lambda path, *_: path.name.endswith(".part")),
+    ),
+    "a page is placed": (_short_pages, after(RestPoller, "_place", 2)),
+    "a page is remembered": (_short_pages, after(cursors, "move", 2)),
+    "the poll is remembered": (_short_pages, after(cursors, "move", 3)),
 }
 
 FETCHING: dict[str, tuple[Patch, ...]] = {
@@ -69,6 +86,7 @@ POINTS = {
     for group, points in (
         ("delivery", DELIVERY),
         ("answers", ANSWERS),
+        ("storing", STORING),
         ("polling", POLLING),
         ("fetching", FETCHING),
     )

@@ -70,7 +70,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
             patches = importlib.import_module(request["faults"]).POINTS[request["point"]]
             for patch in patches if isinstance(patches, tuple) else (patches,):
                 patch()
-        sys.argv = ["main.py", *request["arguments"]]
+        sys.argv = [str(main.__file__), *request["arguments"]]
         main.main()
     except SystemExit as leaving:
         code = leaving.code

@@ -106,6 +106,7 @@ def start(
         "faults": faults,
         "point": point,
     }
+    log.touch()  # whoever looks at it at once finds it
     return Process(_server().ask(request)["pid"], log)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ from services.observer.inbox import Inbox
 from services.observer.scan import scan
 from services.runtime import status_file
 from services.runtime.supervisor import Supervisor
+from services.transport.backoff import Backoff
 from settings import Settings
 from tests.support import processes
 from tests.support.processes import ROOT, Process
@@ -126,7 +128,7 @@ class Site:
         return self.ledger()
 
     def report(self, name: str, flow: str) -> Any:
-        """The `.errors.json` of a refused file."""
+        """The `.errors.json` of a rejected file."""
         return json.loads((self.rejected / flow / f"{name}.errors.json").read_text())
 
     # the command line, as a process of its own
@@ -177,13 +179,29 @@ class Site:
         assert expect is None or code == expect, f"{code}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def start(self, **environment: str) -> Process:
-        """Start a daemon as a process of its own."""
+    def start(self, *, impatient: bool = False, **environment: str) -> Process:
+        """Start a daemon as a process of its own.
+
+        impatient: it tries again at once what went wrong with a partner.
+        """
         folder = self.input.parent
-        log = folder / f"daemon-{len(self.processes)}.log"
-        process = processes.start("run", environment=self.environment | environment, folder=folder, log=log)
+        process = processes.start(
+            "run",
+            environment=self.environment | environment,
+            folder=folder,
+            log=folder / f"daemon-{len(self.processes)}.log",
+            **({"faults": "tests.support.impatience", "point": "at once"} if impatient else {}),
+        )
         self.processes.append(process)
         return process
+
+    def fork(self, *arguments: str, expect: int | None = 0) -> str:
+        """The command line in a process of its own, like `cli` in a tenth of the time; what it says on both outputs."""
+        folder = self.input.parent
+        process = processes.start(*arguments, environment=self.environment, folder=folder, log=folder / "forked.log")
+        code, said = process.wait(60), process.log.read_text()
+        assert expect is None or code == expect, f"{code}\n{said}"
+        return said
 
     def run_to_kill(self, faults: str, point: str, *arguments: str, **environment: str) -> None:
         """Run the daemon, or another command, until it kills itself at a point of the module `faults`."""
@@ -217,6 +235,13 @@ class Site:
     def stop(self, process: Process, how: signal.Signals = signal.SIGTERM) -> int:
         process.send_signal(how)
         return process.wait(20)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _anywhere(_folder: str) -> None:
@@ -291,3 +316,18 @@ def live(site: Site) -> Iterator[Site]:
     """A site with a daemon at work in this process."""
     with running(site):
         yield site
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """The lines of the log of this process, from DEBUG on."""
+    lines: list[str] = []
+    number = logger.add(lambda line: lines.append(str(line).rstrip()), format="{level} {message}", level="DEBUG")
+    yield lines
+    logger.remove(number)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is tried again at once."""
+    monkeypatch.setattr(daemon_module, "INBOUND", Backoff(first_seconds=0.05, longest_seconds=0.1))

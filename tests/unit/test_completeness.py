@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from services.observer.completeness import Kind, Look, Writer, look, reason_to_wait, writer_state
+from services.observer.completeness import FileKind, Look, WriterState, look, reason_to_wait, writer_state
 
 # A line on stdin makes it go on, a line on stdout says that it did.
 _HOLDER = """
@@ -25,8 +25,10 @@ sys.stdin.readline()
 """
 
 
-@pytest.mark.parametrize(("mode", "while_open"), [("a", Writer.WRITING), ("r+", Writer.WRITING), ("r", Writer.DONE)])
-def test_lease_tells_whether_another_process_writes(tmp_path: Path, mode: str, while_open: Writer) -> None:
+@pytest.mark.parametrize(
+    ("mode", "while_open"), [("a", WriterState.WRITING), ("r+", WriterState.WRITING), ("r", WriterState.DONE)]
+)
+def test_lease_tells_whether_another_process_writes(tmp_path: Path, mode: str, while_open: WriterState) -> None:
     path = tmp_path / "a.json"
     path.write_text("{}")
     with subprocess.Popen(
@@ -39,7 +41,7 @@ def test_lease_tells_whether_another_process_writes(tmp_path: Path, mode: str, w
         holder.stdin.write("\n")
         holder.stdin.flush()
         assert holder.stdout.readline() == "closed\n"
-        assert writer_state(str(path)) is Writer.DONE
+        assert writer_state(str(path)) is WriterState.DONE
         holder.stdin.write("\n")
 
 
@@ -60,7 +62,7 @@ def test_a_lease_broken_by_a_writer_does_not_end_the_process(tmp_path: Path) -> 
     seen = {writer_state(str(path)) for _ in range(20_000)}
     stop.set()
     writer.join()
-    assert seen <= {Writer.DONE, Writer.WRITING}
+    assert seen <= {WriterState.DONE, WriterState.WRITING}
 
 
 def test_a_lease_held_on_is_broken_without_harm(tmp_path: Path) -> None:
@@ -72,18 +74,18 @@ def test_a_lease_held_on_is_broken_without_harm(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError):
         os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     os.close(file)
-    assert writer_state(str(path)) is Writer.DONE
+    assert writer_state(str(path)) is WriterState.DONE
 
 
 def test_unknown_where_the_file_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    assert writer_state(str(path)) is Writer.UNKNOWN
+    assert writer_state(str(path)) is WriterState.UNKNOWN
     path.symlink_to("/etc/hostname")
-    assert writer_state(str(path)) is Writer.UNKNOWN
+    assert writer_state(str(path)) is WriterState.UNKNOWN
     path.unlink()
     path.write_text("{}")
     monkeypatch.delattr(fcntl, "F_SETLEASE")
-    assert writer_state(str(path)) is Writer.UNKNOWN
+    assert writer_state(str(path)) is WriterState.UNKNOWN
 
 
 @pytest.mark.parametrize("error", [13, 22, 37])  # EACCES, EINVAL, ENOLCK
@@ -91,11 +93,11 @@ def test_unknown_where_leases_are_not_to_be_had(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "a.json"
     path.write_text("{}")
 
-    def refuse(*_: object) -> int:
+    def fail(*_: object) -> int:
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(fcntl, "fcntl", refuse)
-    assert writer_state(str(path)) is Writer.UNKNOWN
+    monkeypatch.setattr(fcntl, "fcntl", fail)
+    assert writer_state(str(path)) is WriterState.UNKNOWN
 
 
 def test_every_kind_is_told_without_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,17 +112,17 @@ def test_every_kind_is_told_without_opening_it(tmp_path: Path, monkeypatch: pyte
     Path("folder").mkdir()
     kinds = {name: seen and seen.kind for name in sorted(os.listdir()) for seen in [look(name)]}  # noqa: PTH208
     assert kinds == {
-        "dangling": Kind.SYMLINK,
-        "fifo": Kind.FIFO,
-        "file": Kind.FILE,
+        "dangling": FileKind.SYMLINK,
+        "fifo": FileKind.FIFO,
+        "file": FileKind.FILE,
         "folder": None,
-        "link": Kind.SYMLINK,
-        "loop": Kind.SYMLINK,
-        "socket": Kind.SOCKET,
+        "link": FileKind.SYMLINK,
+        "loop": FileKind.SYMLINK,
+        "socket": FileKind.SOCKET,
     }
     device = look("/dev/null")
     assert device is not None
-    assert device.kind is Kind.DEVICE
+    assert device.kind is FileKind.DEVICE
     assert look("file/below") is None
     assert look("gone") is None
 
@@ -128,10 +130,10 @@ def test_every_kind_is_told_without_opening_it(tmp_path: Path, monkeypatch: pyte
 def test_a_share_is_not_asked_for_leases(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("{}")
-    assert look(str(path), lease=False) == Look(Kind.FILE, 2, path.stat().st_mtime_ns, Writer.UNKNOWN)
+    assert look(str(path), lease=False) == Look(FileKind.FILE, 2, path.stat().st_mtime_ns, WriterState.UNKNOWN)
 
 
-_LOOKS = st.builds(Look, st.sampled_from(Kind), st.integers(0, 3), st.integers(0, 9), st.sampled_from(Writer))
+_LOOKS = st.builds(Look, st.sampled_from(FileKind), st.integers(0, 3), st.integers(0, 9), st.sampled_from(WriterState))
 
 
 @given(_LOOKS, st.booleans(), st.floats(0, 4))
@@ -139,15 +141,15 @@ def test_nothing_is_complete_while_it_is_written_and_everything_once_it_rested(
     seen: Look, certain: bool, rested: float
 ) -> None:
     reason = reason_to_wait(seen, certain=certain, rested_seconds=rested, settle_seconds=2)
-    if seen.writer is Writer.WRITING:
+    if seen.writer is WriterState.WRITING:
         assert reason == "still being written"
     elif rested >= 2:
         assert reason is None
-    elif seen.kind is not Kind.FILE:
+    elif seen.kind is not FileKind.FILE:
         assert reason == "settling"
     elif seen.size == 0:
         assert reason == "empty"
-    elif seen.writer is Writer.DONE or certain:
+    elif seen.writer is WriterState.DONE or certain:
         assert reason is None
     else:
         assert reason == "settling"

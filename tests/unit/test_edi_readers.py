@@ -1,22 +1,49 @@
 """EDI readers: what stands in a file is read, and what is wrong is named by segment and element."""
 
 import contextlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, strategies as st
 from mockedi import edifact as judge_edifact, x12 as judge_x12
 
-from file_processing.inbound.formats.edi import edifact, reading, x12
-from file_processing.inbound.formats.edi.received import RejectInterchange
-from models.edi.message import Endpoint, Standard
+import flows
+from file_processing.inbound.formats import detect
+from file_processing.inbound.formats.base import Batch, Exchange, Malformed, Reading, RejectExchange
+from file_processing.inbound.formats.detect import format_of, plain_name
+from file_processing.inbound.formats.edi import edifact, x12
+from file_processing.inbound.formats.edi.format import EDIFACT, MAX_BYTES, X12
+from file_processing.inbound.formats.edi.received import Received, Rejected
+from models.edi.message import Endpoint, Message, Standard
 from models.errors import RejectFile, RetryLater
 from tests.support import edi_samples
 from tests.support.edi_samples import ORDER, ORDER_X12
+
+FLOW = flows.discover()["orders"]
+NOW = datetime(2026, 1, 31, 9, tzinfo=UTC)
 
 # What values hold: everything printable that the character set has, separators and release character too.
 VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_categories=["Cc"]), max_size=8)
 ELEMENTS = st.lists(st.lists(VALUES, min_size=1, max_size=3), max_size=4)
 BODIES = st.lists(st.tuples(st.from_regex(r"[A-TV-Z][A-Z0-9]{2}", fullmatch=True), ELEMENTS), max_size=4)
+
+
+def received(data: bytes) -> Received:
+    """What a reader makes of a file that is right."""
+    read = x12.read(data) if data.lstrip().startswith(b"ISA") else edifact.read(data)
+    assert isinstance(read, Received), read
+    return read
+
+
+def batch(data: bytes, go_on: Callable[[], None] = lambda: None) -> Batch:
+    """The messages of an EDI file, for a flow that knows none of them. Raises RejectFile."""
+    name = "x.edi"
+    reading = Reading(plain_name(name), replace(FLOW, messages={}), go_on=go_on)
+    (only,) = format_of(name, data[:1000], FLOW).read(io.BytesIO(data), reading)
+    return only
 
 
 def trimmed(elements: list[list[str]]) -> tuple[tuple[str, ...], ...]:
@@ -43,13 +70,13 @@ def test_edifact_that_was_written_is_read_again(messages: list[list[tuple[str, l
         text += "".join(segment(tag, *elements) for tag, elements in body)
         text += segment("UNT", [str(len(body) + 2)], [str(number)])
     text += segment("UNZ", [str(len(messages))], ["R'1"])
-    received = edifact.read(text.encode("latin-1"))
-    assert received.interchange.sender == Endpoint("A", "14")
-    assert received.interchange.receiver == Endpoint("B", "")
-    assert (received.interchange.reference, received.interchange.decimal_mark) == ("R'1", decimal)
-    read = [[(segment.tag, segment.elements) for segment in message.segments[1:-1]] for message in received.messages]
+    read_again = received(text.encode("latin-1"))
+    assert read_again.interchange.sender == Endpoint("A", "14")
+    assert read_again.interchange.receiver == Endpoint("B", "")
+    assert (read_again.interchange.reference, read_again.interchange.decimal_mark) == ("R'1", decimal)
+    read = [[(segment.tag, segment.elements) for segment in message.segments[1:-1]] for message in read_again.messages]
     assert read == [[(tag, trimmed(elements)) for tag, elements in body] for body in messages]
-    for message in received.messages:
+    for message in read_again.messages:
         assert [segment.number for segment in message.segments] == [*range(1, len(message.segments) + 1)]
         assert text[slice(*message.segments[0].span)].startswith("UNH")
         assert text[slice(*message.segments[-1].span)].startswith("UNT")
@@ -72,9 +99,9 @@ def test_x12_that_was_written_is_read_again(messages: list[list[tuple[str, list[
         text += "".join(segment(tag, *elements) for tag, elements in body)
         text += segment("SE", [str(len(body) + 2)], [str(number)])
     text += segment("GE", [str(len(messages))], ["7"]) + segment("IEA", ["1"], ["000000001"])
-    received = x12.read(text.encode())
-    assert received.interchange.standard is Standard.X12
-    read = [[(segment.tag, segment.elements) for segment in message.segments[1:-1]] for message in received.messages]
+    read_again = received(text.encode())
+    assert read_again.interchange.standard is Standard.X12
+    read = [[(segment.tag, segment.elements) for segment in message.segments[1:-1]] for message in read_again.messages]
     cleaned = [
         [(tag, tuple(tuple(map(clean, parts)) for parts in elements)) for tag, elements in body] for body in messages
     ]
@@ -89,7 +116,7 @@ def test_x12_that_was_written_is_read_again(messages: list[list[tuple[str, list[
         max_size=5,
     ),
 )
-def test_whatever_happens_to_a_file_it_is_read_or_refused(text: str, changes: list[tuple[int, str, bytes]]) -> None:
+def test_whatever_happens_to_a_file_it_is_read_or_rejected(text: str, changes: list[tuple[int, str, bytes]]) -> None:
     data = text.encode()
     for at, how, what in changes:
         match how:
@@ -102,20 +129,38 @@ def test_whatever_happens_to_a_file_it_is_read_or_refused(text: str, changes: li
             case _:
                 data = data[: len(data) - at]
     with contextlib.suppress(RejectFile):
-        batch = reading.batch(data, {})
-        assert batch.edi is not None
+        assert batch(data).exchange is not None
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"UNA", b"UNB+", b"UNA:+.? 'UNB+UNOC:3", b"ISA*", b""]))
-def test_bytes_of_any_kind_are_refused(data: bytes, start: bytes) -> None:
+def test_bytes_of_any_kind_are_rejected(data: bytes, start: bytes) -> None:
     with contextlib.suppress(RejectFile):
-        reading.batch(start + data, {})
+        batch(start + data)
 
 
-def refusal(text: str | bytes) -> RejectInterchange:
-    with pytest.raises(RejectInterchange) as caught:
-        reading.batch(text if isinstance(text, bytes) else text.encode("latin-1"), {})
-    return caught.value
+@dataclass(frozen=True)
+class Fault:
+    """Why an envelope is rejected; `exchange` answers it, where it can be told who sent it."""
+
+    reason: str
+    code: str
+    line: int | None
+    column: int | None
+    received: Received | None
+    exchange: Exchange | None
+
+
+def rejection(text: str) -> Fault:
+    """What the reader says of the file, and the format the same."""
+    data = text.encode("latin-1")
+    rejected = x12.read(data) if text.startswith("ISA") else edifact.read(data)
+    assert isinstance(rejected, Rejected)
+    with pytest.raises(RejectExchange) as caught:
+        batch(data)
+    raised, error = caught.value, rejected.error
+    assert (raised.reason, raised.hint) == (error.reason, error.hint)
+    assert (raised.exchange is None) == (rejected.received is None)
+    return Fault(error.reason, error.fault.code, raised.line, raised.column, rejected.received, raised.exchange)
 
 
 EDIFACT_FAULTS: list[tuple[str, str, str]] = [
@@ -158,7 +203,7 @@ EDIFACT_FAULTS: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("text", "code", "reason"), EDIFACT_FAULTS)
 def test_a_fault_of_an_edifact_envelope_names_segment_and_element(text: str, code: str, reason: str) -> None:
-    error = refusal(text)
+    error = rejection(text)
     assert error.reason.startswith(reason)
     assert error.code == code
     assert error.line is not None
@@ -189,25 +234,26 @@ X12_FAULTS: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("text", "code", "reason"), X12_FAULTS)
 def test_a_fault_of_an_x12_envelope_names_segment_and_element(text: str, code: str, reason: str) -> None:
-    error = refusal(text)
+    error = rejection(text)
     assert error.reason.startswith(reason)
     assert error.code == code
 
 
 def test_a_fault_has_line_and_column() -> None:
-    error = refusal(edi_samples.edifact(unt="UNT+99+1"))
+    error = rejection(edi_samples.edifact(unt="UNT+99+1"))
     assert (error.line, error.column) == (13, 1)
     one_line = edi_samples.edifact(unt="UNT+99+1").replace("\n", "")
-    error = refusal(one_line)
+    error = rejection(one_line)
     assert (error.line, error.column) == (1, one_line.index("UNT") + 1)
 
 
-def test_an_envelope_that_can_be_read_tells_who_sent_what_is_refused() -> None:
-    received = refusal(edi_samples.edifact(ORDER, ORDER, unt="UNT+99+2")).received
-    assert received is not None
-    assert (received.interchange.sender.id, received.interchange.reference) == ("BUYER", "REF1")
-    assert [message.reference for message in received.messages] == ["1", "2"]
-    assert refusal(edi_samples.edifact(unb="UNOC:3++B+260131:0900+R")).received is None
+def test_an_envelope_that_can_be_read_tells_who_sent_what_is_rejected() -> None:
+    error = rejection(edi_samples.edifact(ORDER, ORDER, unt="UNT+99+2"))
+    assert error.exchange is not None
+    assert error.exchange.reference == ("edifact", "BUYER:ZZ", "SELLER:ZZ", "REF1")
+    assert error.received is not None
+    assert [message.reference for message in error.received.messages] == ["1", "2"]
+    assert rejection(edi_samples.edifact(unb="UNOC:3++B+260131:0900+R")).received is None
 
 
 @pytest.mark.parametrize(
@@ -216,12 +262,12 @@ def test_an_envelope_that_can_be_read_tells_who_sent_what_is_refused() -> None:
 )
 def test_the_character_set_is_the_one_that_unb_names(syntax: str, encoding: str) -> None:
     text = edi_samples.edifact(["NAD+BY+++Söhne"], unb=f"{syntax}+A+B+20260131:0900+R1")
-    received = edifact.read(text.encode(encoding))
-    assert received.messages[0].segments[1].get(4) == "Söhne"
+    (message,) = received(text.encode(encoding)).messages
+    assert message.segments[1].get(4) == "Söhne"
 
 
-def test_a_character_that_the_set_does_not_have_is_refused_where_it_stands() -> None:
-    error = refusal(edi_samples.edifact(["NAD+BY+++Söhne"], unb="UNOA:3+A+B+260131:0900+R1"))
+def test_a_character_that_the_set_does_not_have_is_rejected_where_it_stands() -> None:
+    error = rejection(edi_samples.edifact(["NAD+BY+++Söhne"], unb="UNOA:3+A+B+260131:0900+R1"))
     assert error.reason == "NAD: a character that ascii does not have, or not there"
     assert (error.code, error.line, error.column) == ("21", 4, 11)
 
@@ -229,50 +275,77 @@ def test_a_character_that_the_set_does_not_have_is_refused_where_it_stands() -> 
 def test_blank_lines_and_byte_order_marks_do_no_harm() -> None:
     for text in (edi_samples.edifact(), edi_samples.x12()):
         spaced = "\r\n\r\n" + text.replace("\n", "\r\n") + "\r\n  \n"
-        batch = reading.batch(b"\xef\xbb\xbf" + spaced.encode(), {})
-        assert len(batch.records) == 1
+        assert len(batch(b"\xef\xbb\xbf" + spaced.encode()).records) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError("x"), RecursionError("x")])
+def test_a_flow_s_function_that_fails_costs_only_its_message(error: Exception) -> None:
+    def fails_once(message: Message) -> Mapping[str, object]:
+        if message.reference == "1":
+            raise error
+        return {"order": message.reference}
+
+    text = edi_samples.edifact(ORDER, ORDER)
+    flow = replace(FLOW, messages={"ORDERS": fails_once})
+    (read,) = EDIFACT.read(io.BytesIO(text.encode()), Reading("x.edi", flow))
+    bad, good = read.records
+    assert isinstance(bad, Malformed)
+    assert bad.reason == f"message 1 cannot be read: {type(error).__name__}: {error}"
+    assert good == {"order": "2"}
+
+
+def test_a_message_of_a_type_that_the_flow_does_not_take_is_named() -> None:
+    text = edi_samples.edifact(kind="INVOIC:D:96A:UN")
+    (read,) = EDIFACT.read(io.BytesIO(text.encode()), Reading("x.edi", FLOW))
+    assert read.records == [Malformed("message 1 is of type INVOIC: this flow takes ORDERS, 850")]
 
 
 def test_an_interchange_of_acknowledgements_holds_no_records() -> None:
     contrl = edi_samples.edifact(["UCI+7+SELLER+BUYER+7"], kind="CONTRL:D:3:UN")
     functional = edi_samples.x12(["AK1*PR*1", "AK9*A*1*1*1"], kind="997", functional_id="FA")
     for text in (contrl, functional):
-        batch = reading.batch(text.encode(), {})
-        assert batch.edi is not None
-        assert (list(batch.records), batch.edi.answerable) == ([], False)
+        read = batch(text.encode())
+        assert read.exchange is not None
+        assert (list(read.records), read.exchange.answer(frozenset(), NOW)) == ([], None)
 
 
 def test_a_broken_acknowledgement_is_not_answered_either() -> None:
-    received = refusal(edi_samples.edifact(["UCI+7+SELLER+BUYER+7"], kind="CONTRL:D:3:UN", unt="UNT+9+1")).received
-    assert received is not None
-    assert not received.answerable
+    error = rejection(edi_samples.edifact(["UCI+7+SELLER+BUYER+7"], kind="CONTRL:D:3:UN", unt="UNT+9+1"))
+    assert error.exchange is not None
+    assert error.exchange.answer(None, NOW) is None
+    error = rejection(edi_samples.edifact(unt="UNT+99+1"))
+    assert error.exchange is not None
+    assert error.exchange.answer(None, NOW) is not None
 
 
 @pytest.mark.parametrize(
-    ("name", "head", "is_edi"),
+    ("name", "head", "format_name"),
     [
-        ("a.edi", b"", True),
-        ("a.EDIFACT", b"x", True),
-        ("a.x12.gz", b"ISA*", True),
-        ("a.txt", b"UNA:+.? '", True),
-        ("a.txt", b"\xef\xbb\xbf\r\nUNB+", True),
-        ("a.txt", b"ISA*00*", True),
-        ("a.json", b'{"UNA": 1}', False),
-        ("a.txt", b"ISAAC", False),
+        ("a.edi", b"", "EDIFACT"),
+        ("a.EDIFACT", b"x", "EDIFACT"),
+        ("a.x12", b"x", "X12"),
+        ("a.x12.gz", b"ISA*", "X12"),
+        ("a.edi", b"ISA*", "X12"),
+        ("a.x12", b"UNB+", "EDIFACT"),
+        ("a.txt", b"UNA:+.? '", "EDIFACT"),
+        ("a.txt", b"\xef\xbb\xbf\r\nUNB+", "EDIFACT"),
+        ("a.txt", b"ISA*00*", "X12"),
+        ("a.json", b'{"UNA": 1}', "JSON"),
+        ("a.txt", b"ISAAC", "JSON"),
     ],
 )
-def test_a_file_is_recognised_by_its_suffix_or_first_bytes(name: str, head: bytes, is_edi: bool) -> None:
-    assert reading.recognised(name, head) is is_edi
+def test_a_file_is_recognised_by_its_suffix_or_first_bytes(name: str, head: bytes, format_name: str) -> None:
+    assert format_of(name, head, FLOW).name == format_name
 
 
-def test_what_is_called_edi_and_is_none_is_refused() -> None:
+def test_what_is_called_edi_and_is_none_is_rejected() -> None:
     with pytest.raises(RejectFile, match="neither EDIFACT"):
-        reading.batch(b'{"orders": []}', {})
+        batch(b'{"orders": []}')
 
 
-def test_an_interchange_larger_than_the_limit_is_refused() -> None:
+def test_an_interchange_larger_than_the_limit_is_rejected() -> None:
     with pytest.raises(RejectFile, match="larger than 4 MB"):
-        reading.batch(b" " * (reading.MAX_BYTES + 1), {})
+        batch(b" " * (MAX_BYTES + 1))
 
 
 @pytest.mark.parametrize(
@@ -284,8 +357,8 @@ def test_an_interchange_larger_than_the_limit_is_refused() -> None:
         edi_samples.x12(300_001 * ("FTX",)),
     ],
 )
-def test_an_interchange_of_too_many_parts_is_refused_before_it_is_read(text: str) -> None:
-    assert refusal(text).reason.startswith("the interchange has more than ")
+def test_an_interchange_of_too_many_parts_is_rejected_before_it_is_read(text: str) -> None:
+    assert rejection(text).reason.startswith("the interchange has more than ")
 
 
 @pytest.mark.parametrize("text", [edi_samples.edifact(["FTX+" + 100_000 * "x"]), edi_samples.x12(100 * ["FTX*x"])])
@@ -299,7 +372,7 @@ def test_reading_can_be_ended_on_the_way(text: str) -> None:
             raise RetryLater("the daemon is stopping")
 
     with pytest.raises(RetryLater):
-        reading.batch(text.encode(), {}, go_on)
+        batch(text.encode(), go_on)
 
 
 @pytest.mark.parametrize(
@@ -312,12 +385,14 @@ def test_reading_can_be_ended_on_the_way(text: str) -> None:
     ],
 )
 def test_the_start_of_a_file_shows_its_message_types(text: str, types: set[str]) -> None:
-    assert reading.message_types(text.encode()) == types
+    known, signs = detect.signs(text.encode())
+    assert signs == types
+    assert (known in (EDIFACT, X12)) == bool(types)
 
 
 def test_mock_edi_reads_our_samples_as_we_do() -> None:
     judged = judge_edifact.parse(edi_samples.edifact(ORDER, ORDER))
-    ours = edifact.read(edi_samples.edifact(ORDER, ORDER).encode())
+    ours = received(edi_samples.edifact(ORDER, ORDER).encode())
     assert [m.control for _, m in judged.messages()] == [m.reference for m in ours.messages]
     judged = judge_x12.parse(edi_samples.x12())
     assert [m.control for _, m in judged.messages()] == ["0001"]

@@ -1,4 +1,4 @@
-"""The field types of partners' records: what they take, what they refuse, and what comes out."""
+"""The field types of partners' records: what they take, what they reject, and what comes out."""
 
 import json
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -31,7 +31,7 @@ json_values = st.recursive(
 )
 
 
-def refuses(adapter: TypeAdapter[Any], value: object) -> bool:
+def rejects(adapter: TypeAdapter[Any], value: object) -> bool:
     try:
         adapter.validate_python(value)
     except ValidationError:
@@ -48,8 +48,8 @@ def test_a_time_with_an_offset_comes_out_as_the_same_moment(moment: datetime, of
 
 
 @given(moments)
-def test_a_naive_time_is_refused_unless_the_partner_means_utc(moment: datetime) -> None:
-    assert refuses(instant, moment.isoformat())
+def test_a_naive_time_is_rejected_unless_the_partner_means_utc(moment: datetime) -> None:
+    assert rejects(instant, moment.isoformat())
     assert utc_instant.validate_python(moment.isoformat()) == moment.replace(tzinfo=UTC)
 
 
@@ -59,20 +59,20 @@ def test_a_naive_time_is_refused_unless_the_partner_means_utc(moment: datetime) 
      "2024-02-29T00:00:00-00:00"],
 )  # fmt: skip
 def test_a_time_may_be_written_as_iso_8601_allows(accepted: str) -> None:
-    assert not refuses(instant, accepted)
+    assert not rejects(instant, accepted)
 
 
 @pytest.mark.parametrize(
-    "refused",
+    "rejected",
     ["", "now", "2022-05-05", "22:02:34Z", "1494012444", "1494012444000", "-1", "0", 1494012444, 1.5, True, None, [],
      "2022-02-29T00:00:00Z", "2022-02-31T00:00:00Z", "2022-13-01T00:00:00Z", "2022-05-05T24:01:00Z",
      "2022-05-05T22:60:00Z", "0000-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00",
      "9999-12-31T23:59:59-01:00", "2022-05-05T22:02:34+99:00", "2022-05-05T22:02:34Z\n2022", "20220505T220234Z",
      "\uff12\uff10\uff12\uff12-05-05T22:02:34Z"],
 )  # fmt: skip
-def test_what_is_no_time_is_refused(refused: object) -> None:
-    assert refuses(instant, refused)
-    assert refuses(utc_instant, refused)
+def test_what_is_no_time_is_rejected(rejected: object) -> None:
+    assert rejects(instant, rejected)
+    assert rejects(utc_instant, rejected)
 
 
 @given(st.dates())
@@ -81,12 +81,12 @@ def test_a_date_is_iso_8601_text(day: date) -> None:
 
 
 @pytest.mark.parametrize(
-    "refused",
+    "rejected",
     ["", "1767225600", 1767225600, 0, "0", 1.0, True, None, "2026-02-30", "20260131", "2026-01-31T00:00:00Z",
      "2026-1-31", "0000-01-01", "2026-01-31\n2026", "\uff12\uff10\uff12\uff16-01-31"],
 )  # fmt: skip
-def test_what_is_no_date_is_refused(refused: object) -> None:
-    assert refuses(iso_date, refused)
+def test_what_is_no_date_is_rejected(rejected: object) -> None:
+    assert rejects(iso_date, rejected)
 
 
 @given(json_values)
@@ -96,30 +96,30 @@ def test_only_a_whole_number_in_range_is_a_whole_number(value: Any) -> None:
         assert int32.validate_python(value) == int32_or_text.validate_python(value) == value
         assert type(int32.validate_python(value)) is int
     else:
-        assert refuses(int32, value)
+        assert rejects(int32, value)
 
 
 @given(st.one_of(st.integers(), st.integers(-(2**33), 2**33), st.sampled_from([-(2**31), 2**31 - 1, 2**31])))
 def test_digits_in_text_count_only_where_they_may(number: int) -> None:
-    assert refuses(int32, str(number))
+    assert rejects(int32, str(number))
     if -(2**31) <= number <= 2**31 - 1:
         assert int32_or_text.validate_python(f" {number} ") == number
     else:
-        assert refuses(int32_or_text, str(number))
+        assert rejects(int32_or_text, str(number))
 
 
 @given(st.text(max_size=5))
 def test_what_is_no_digits_is_no_number(value: str) -> None:
     digits = value.strip(" \t\r\n").removeprefix("-").removeprefix("+")
     if not (digits.isascii() and digits.isdigit()):
-        assert refuses(int32_or_text, value)
+        assert rejects(int32_or_text, value)
 
 
 @pytest.mark.parametrize(
     "value", ["1_000", "1.0", "1e3", "0x10", "", "+", "--1", "\uff11\uff12", "9" * 4000, "inf", "nan"]
 )
 def test_python_s_own_spellings_are_no_numbers(value: str) -> None:
-    assert refuses(int32_or_text, value)
+    assert rejects(int32_or_text, value)
 
 
 @given(json_values)
@@ -127,7 +127,7 @@ def test_only_true_and_false_are_flags(value: Any) -> None:
     if isinstance(value, bool):
         assert flag.validate_python(value) is value
     else:
-        assert refuses(flag, value)
+        assert rejects(flag, value)
 
 
 @given(json_values)
@@ -135,12 +135,12 @@ def test_only_text_without_nul_is_text(value: Any) -> None:
     if isinstance(value, str) and value and "\0" not in value:
         assert text.validate_python(value) == value
     else:
-        assert refuses(text, value)
+        assert rejects(text, value)
 
 
 def test_line_breaks_hide_no_nul() -> None:
-    assert refuses(text, "a\n\0")
-    assert refuses(text, "a\0\n")
+    assert rejects(text, "a\n\0")
+    assert rejects(text, "a\0\n")
     assert text.validate_python("a\nb\n") == "a\nb\n"
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from services.observer import Found, Inbox, Kind, keeper, watch
-from services.observer.completeness import Writer
+from services.observer import FileKind, FoundFile, Inbox, watch, watch_supervisor
+from services.observer.completeness import WriterState
 from services.observer.hints import Hints
-from services.observer.scan import is_descended, is_input, scan
+from services.observer.scan import is_descended, scan
+from services.transport.backoff import Backoff
 from settings import ObserverKind
 from tests.support.waiting import eventually
 
@@ -38,9 +39,9 @@ class Drop:
         eventually(lambda: inbox.status().scans > 0)
         return inbox
 
-    def expect(self, inbox: Inbox, *names: str) -> list[Found]:
+    def expect(self, inbox: Inbox, *names: str) -> list[FoundFile]:
         """Take until these came, and nothing else."""
-        came: list[Found] = []
+        came: list[FoundFile] = []
 
         def all_came() -> bool:
             came.extend(inbox.take(100, 0.05))
@@ -67,7 +68,7 @@ def write(path: Path, text: str = "{}") -> Path:
     return path
 
 
-def file_away(inbox: Inbox, found: Iterable[Found]) -> None:
+def file_away(inbox: Inbox, found: Iterable[FoundFile]) -> None:
     for one in found:
         one.path.unlink(missing_ok=True)
         inbox.done([one.path])
@@ -87,7 +88,7 @@ def test_files_already_there_come_oldest_first(drop: Drop) -> None:
     eventually(lambda: inbox.status().ready == 4)
     found = inbox.take(10, 0)
     assert [f.relative for f in found] == ["sub/c", "a", "d", "b"]
-    assert found[0] == Found(drop.root / "sub/c", "sub/c", 2, 1_000_000_000, found[0].seen_at, Kind.FILE)
+    assert found[0] == FoundFile(drop.root / "sub/c", "sub/c", 2, 1_000_000_000, found[0].seen_at, FileKind.FILE)
     assert found[0].seen_at.utcoffset() is not None
 
 
@@ -174,16 +175,10 @@ def test_any_name_works(drop: Drop, name: str, there_before: bool) -> None:
     assert (inbox.status().out, inbox.waiting()) == (0, [])
 
 
-_UNFINISHED = st.sampled_from([".tmp", ".part", ".partial", ".filepart", "~", ".swp", ".crdownload"])
-_NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=()), min_size=1, max_size=60)
-
-
-@given(_NAMES, _UNFINISHED)
-def test_hidden_and_unfinished_names_are_not_input(name: str, ending: str) -> None:
-    assert not is_input(name + ending)
-    assert not is_input("." + name)
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=()), min_size=1, max_size=60))
+def test_a_hidden_folder_is_not_looked_into(name: str) -> None:
     assert not is_descended("." + name)
-    assert is_input(name + ".json") == (not name.startswith("."))
+    assert is_descended(name) == (not name.startswith("."))
 
 
 def test_hidden_and_unfinished_files_are_left_alone(drop: Drop) -> None:
@@ -283,7 +278,7 @@ def test_an_empty_file_must_rest(drop: Drop) -> None:
 
 def test_an_event_is_certain_of_what_it_saw_only(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Created empty and closed, then opened again and half written: without a lease only rest tells."""
-    monkeypatch.setattr("services.observer.completeness.writer_state", lambda _: Writer.UNKNOWN)
+    monkeypatch.setattr("services.observer.completeness.writer_state", lambda _: WriterState.UNKNOWN)
     now = [0.0]
     inbox = drop.open(settle_seconds=2, clock=lambda: now[0])
     write(drop.root / "closed")
@@ -341,9 +336,9 @@ def test_what_is_no_file_comes_with_its_kind(drop: Drop, monkeypatch: pytest.Mon
     inbox = drop.open()
     names = ["file", "fifo", "in", "out", "folder", "dangling", "loop", "socket"]
     kinds = {found.relative: found.kind for found in drop.expect(inbox, *names)}
-    assert kinds.pop("file") is Kind.FILE
-    assert (kinds.pop("fifo"), kinds.pop("socket")) == (Kind.FIFO, Kind.SOCKET)
-    assert set(kinds.values()) == {Kind.SYMLINK}
+    assert kinds.pop("file") is FileKind.FILE
+    assert (kinds.pop("fifo"), kinds.pop("socket")) == (FileKind.FIFO, FileKind.SOCKET)
+    assert set(kinds.values()) == {FileKind.SYMLINK}
 
 
 # Once each.
@@ -491,7 +486,7 @@ def test_a_root_that_cannot_be_made_is_waited_for(drop: Drop) -> None:
 
 
 def test_a_watch_that_dies_is_replaced(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "_PAUSES_SECONDS", (0.05, 0.05))
+    monkeypatch.setattr(watch_supervisor, "WATCH", Backoff(first_seconds=0.05, longest_seconds=0.05))
     monkeypatch.setattr("services.observer.inbox.POLL_SECONDS", 0.05)
     died: list[object] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
@@ -508,8 +503,8 @@ def test_a_watch_that_dies_is_replaced(drop: Drop, monkeypatch: pytest.MonkeyPat
 
 def test_a_watch_that_notices_nothing_is_replaced(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service is still green, and no file comes: the canary tells."""
-    monkeypatch.setattr(keeper, "_PAUSES_SECONDS", (0.05, 0.05))
-    monkeypatch.setattr(keeper, "CANARY_SECONDS", 0.3)
+    monkeypatch.setattr(watch_supervisor, "WATCH", Backoff(first_seconds=0.05, longest_seconds=0.05))
+    monkeypatch.setattr(watch_supervisor, "CANARY_SECONDS", 0.3)
     inbox = drop.open()
     inbox.fly_canary()
     assert inbox.take(1, 0.5) == []
@@ -525,10 +520,10 @@ def test_a_watch_that_notices_nothing_is_replaced(drop: Drop, monkeypatch: pytes
 
 
 def test_without_inotify_scans_do_it(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(24, "inotify instance limit reached")
 
-    monkeypatch.setattr(watch, "InotifyFD", refuse)
+    monkeypatch.setattr(watch, "InotifyFD", fail)
     monkeypatch.setattr("services.observer.inbox.POLL_SECONDS", 0.05)
     inbox = drop.open()
     write(drop.root / "a/x")

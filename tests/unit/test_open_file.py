@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from file_processing.inbound import intake as opening
+from file_processing.inbound import open_file
 from models.errors import FileGone, RejectFile, RetryLater
 
 LIMIT = 10 << 20
@@ -23,21 +23,21 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, opening.READ_BYTES, opening.READ_BYTES + 1, 3 * opening.READ_BYTES])
+@pytest.mark.parametrize("size", [0, 1, 1000, open_file.READ_BYTES, open_file.READ_BYTES + 1, 3 * open_file.READ_BYTES])
 def test_a_file_gives_its_digest_and_its_bytes_as_often_as_asked(root: Path, size: int) -> None:
     data = os.urandom(size)
     (root / "x.json").write_bytes(data)
-    with opening.opened(root / "x.json", root=root, max_bytes=LIMIT) as source:
+    with open_file.opened(root / "x.json", root=root, max_bytes=LIMIT) as source:
         for _ in range(2):
             assert source.raw().read() == data
             assert source.sha256() == hashlib.sha256(data).digest()
-            assert opening.content(source, max_bytes=LIMIT).read() == data
+            assert open_file.content(source, max_bytes=LIMIT).read() == data
         source.check_unchanged()
 
 
 def test_a_file_that_is_gone_is_no_fault(root: Path) -> None:
     for path in (root / "x.json", root / "no" / "x.json"):
-        with pytest.raises(FileGone), opening.opened(path, root=root, max_bytes=LIMIT):
+        with pytest.raises(FileGone), open_file.opened(path, root=root, max_bytes=LIMIT):
             pass
 
 
@@ -48,9 +48,9 @@ def test_a_folder_on_the_way_may_not_lead_out(root: Path, tmp_path: Path) -> Non
     (root / "link").symlink_to(outside)
     path = root / "link" / "x.json"
     with pytest.raises(RejectFile, match="leads out of the input folder"):
-        with opening.opened(path, root=root, max_bytes=LIMIT):
+        with open_file.opened(path, root=root, max_bytes=LIMIT):
             pass
-    with opening.opened(path, root=None, max_bytes=LIMIT) as source:
+    with open_file.opened(path, root=None, max_bytes=LIMIT) as source:
         assert source.raw().read() == b"[]"
 
 
@@ -58,19 +58,19 @@ def test_a_folder_with_a_name_that_begins_alike_is_outside(root: Path, tmp_path:
     other = tmp_path / "input2"
     other.mkdir()
     (other / "x.json").write_text("[]")
-    with pytest.raises(RejectFile, match="leads out"), opening.opened(other / "x.json", root=root, max_bytes=LIMIT):
+    with pytest.raises(RejectFile, match="leads out"), open_file.opened(other / "x.json", root=root, max_bytes=LIMIT):
         pass
 
 
 def test_a_folder_is_no_file(root: Path) -> None:
-    with pytest.raises(RejectFile, match="not a regular file"), opening.opened(root, root=None, max_bytes=LIMIT):
+    with pytest.raises(RejectFile, match="not a regular file"), open_file.opened(root, root=None, max_bytes=LIMIT):
         pass
 
 
 def test_a_pipe_without_a_writer_does_not_block(root: Path) -> None:
     os.mkfifo(root / "x.json")
     with pytest.raises(RejectFile, match="not a regular file"):
-        with opening.opened(root / "x.json", root=root, max_bytes=LIMIT):
+        with open_file.opened(root / "x.json", root=root, max_bytes=LIMIT):
             pass
 
 
@@ -78,7 +78,7 @@ def test_a_pipe_without_a_writer_does_not_block(root: Path) -> None:
 def test_a_change_is_noticed(root: Path, change: str) -> None:
     path = root / "x.json"
     path.write_bytes(b"[1, 2]")
-    with opening.opened(path, root=root, max_bytes=LIMIT) as source:
+    with open_file.opened(path, root=root, max_bytes=LIMIT) as source:
         match change:
             case "grows":
                 with path.open("ab") as file:
@@ -93,25 +93,25 @@ def test_a_change_is_noticed(root: Path, change: str) -> None:
 
 def test_a_disk_that_cannot_be_read_is_not_the_file_s_fault() -> None:
     # The memory of a process is a regular file of which page 0 gives an input/output error.
-    with opening.opened(Path("/proc/self/mem"), root=None, max_bytes=LIMIT) as source:
+    with open_file.opened(Path("/proc/self/mem"), root=None, max_bytes=LIMIT) as source:
         with pytest.raises(RetryLater, match="cannot be read: Input/output error"):
             source.raw().read(1)
 
 
 def test_exactly_the_limit_is_allowed(root: Path) -> None:
     (root / "x.json").write_bytes(b"x" * 100)
-    with opening.opened(root / "x.json", root=root, max_bytes=100):
+    with open_file.opened(root / "x.json", root=root, max_bytes=100):
         pass
     with pytest.raises(RejectFile, match="100 bytes are more than MAX_FILE_BYTES allows"):
-        with opening.opened(root / "x.json", root=root, max_bytes=99):
+        with open_file.opened(root / "x.json", root=root, max_bytes=99):
             pass
 
 
 def unpacked(root: Path, data: bytes, limit: int) -> bytes:
     path = root / "x.json.gz"
     path.write_bytes(data)
-    with opening.opened(path, root=None, max_bytes=LIMIT) as source:
-        return opening.content(source, max_bytes=limit).read()
+    with open_file.opened(path, root=None, max_bytes=LIMIT) as source:
+        return open_file.content(source, max_bytes=limit).read()
 
 
 def test_exactly_the_limit_may_come_out_of_a_packed_file(root: Path) -> None:
@@ -130,8 +130,8 @@ def test_a_bomb_takes_no_memory(root: Path) -> None:
     path.write_bytes(packed.getvalue())
     tracemalloc.start()
     try:
-        with opening.opened(path, root=root, max_bytes=LIMIT) as source:
-            content = opening.content(source, max_bytes=90 << 20)
+        with open_file.opened(path, root=root, max_bytes=LIMIT) as source:
+            content = open_file.content(source, max_bytes=90 << 20)
             with pytest.raises(RejectFile, match="decompressed it is larger"):
                 hashlib.file_digest(content, "sha256")
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
@@ -140,7 +140,7 @@ def test_a_bomb_takes_no_memory(root: Path) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 300), st.binary(max_size=3))
-def test_a_spoiled_packed_file_gives_its_content_or_a_refusal(
+def test_a_spoiled_packed_file_gives_its_content_or_is_rejected(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, at: int, junk: bytes
 ) -> None:
     packed = bytearray(gzip.compress(data))

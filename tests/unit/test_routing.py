@@ -1,7 +1,6 @@
-"""Which flow a file belongs to, and file names fit to be shown."""
+"""Which flow a file belongs to: by its folder, its name, or its first bytes."""
 
 import json
-import os
 from pathlib import PurePath
 
 import pytest
@@ -9,42 +8,10 @@ from hypothesis import given, strategies as st
 
 import flows
 from file_processing.inbound import routing
+from file_processing.inbound.formats.json import JsonFormat
 from models.errors import RejectFile
 
 FLOWS = flows.discover()
-
-names = st.one_of(st.binary(min_size=1, max_size=40).map(os.fsdecode), st.text(max_size=40).map(str))
-
-
-@given(st.binary(min_size=1, max_size=60).map(os.fsdecode))
-def test_a_name_is_shown_without_what_a_terminal_or_database_cannot_take(name: str) -> None:
-    shown = routing.printable(name)
-    assert shown.isprintable()
-    assert shown.encode().decode() == shown
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
-def test_what_can_be_shown_is_shown_as_it_is(name: str) -> None:
-    shown = routing.printable(name)
-    assert [character for character in name if character.isprintable()] == [
-        character for character in shown if character in name and character.isprintable()
-    ] or not name.isprintable()
-    if name.isprintable():
-        assert shown == name
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("a\nb.json", r"a\nb.json"),
-        ("\x1b[31mred.json", r"\x1b[31mred.json"),
-        ("🚚 é.json", "🚚 é.json"),
-        (os.fsdecode(b"\xff.json"), r"\xff.json"),
-        ("\u202egnp.json", r"\u202egnp.json"),
-    ],
-)
-def test_the_rest_is_escaped(name: str, shown: str) -> None:
-    assert routing.printable(name) == shown
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -59,7 +26,7 @@ def test_a_file_right_in_the_input_folder_has_no_flow_by_its_folder() -> None:
     assert routing.by_folder(PurePath("vehicle_status"), FLOWS) is None
 
 
-def test_a_folder_of_no_flow_is_refused_with_the_folders_that_are() -> None:
+def test_a_folder_of_no_flow_is_rejected_with_the_folders_that_are() -> None:
     with pytest.raises(RejectFile, match="the folder 'odd' belongs to no flow") as caught:
         routing.by_folder(PurePath("odd/x.json"), FLOWS)
     assert "work_orders/" in caught.value.hint
@@ -90,19 +57,23 @@ def test_name_or_envelope_tell_the_flow(name: str, head: bytes, flow: str) -> No
         ("x.json", b'{"vehicle_status": [], "objects_detection_events": []}', "it could belong to detection_events or"),
     ],
 )
-def test_no_flow_or_two_are_refused(name: str, head: bytes, reason: str) -> None:
+def test_no_flow_or_two_are_rejected(name: str, head: bytes, reason: str) -> None:
     with pytest.raises(RejectFile, match=reason) as caught:
         routing.by_content(name, head, FLOWS)
     assert "folder of its flow" in caught.value.hint
 
 
+def signs_of_json(head: bytes) -> frozenset[str]:
+    return JsonFormat().signs(head)
+
+
 @given(st.binary(max_size=100))
 def test_any_bytes_have_some_envelope_keys_or_none(head: bytes) -> None:
-    assert all(isinstance(key, str) for key in routing.envelope_keys(head))
+    assert all(isinstance(key, str) for key in signs_of_json(head))
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers(), max_size=5), st.integers(0, 100))
 def test_a_document_cut_anywhere_has_no_keys_but_its_own(document: dict[str, int], cut: int) -> None:
     text = json.dumps(document).encode()
-    assert routing.envelope_keys(text) == document.keys()
-    assert routing.envelope_keys(text[:cut]) <= document.keys()
+    assert signs_of_json(text) == document.keys()
+    assert signs_of_json(text[:cut]) <= document.keys()

@@ -17,7 +17,7 @@ from services.runtime.status_file import Fault, Phase, publish, running
 _DAEMON = """
 import sys
 from pathlib import Path
-from services.status_file import publish
+from services.runtime.status_file import publish
 with publish(Path(sys.argv[1]), node="other", input_dir=Path("/in")):
     print("up", flush=True)
     sys.stdin.readline()
@@ -103,12 +103,12 @@ def test_many_may_ask_while_it_changes(tmp_path: Path) -> None:
 
 
 def test_another_users_state_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> int:
+    def forbid(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied", "run/1.lock")
 
     with publish(tmp_path, node="here", input_dir=tmp_path):
         with monkeypatch.context() as patch:
-            patch.setattr(os, "open", refuse)
+            patch.setattr(os, "open", forbid)
             with pytest.raises(TidegateError, match="may not read"):
                 running(tmp_path)
         assert len(running(tmp_path)) == 1

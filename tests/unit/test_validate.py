@@ -14,10 +14,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from typing_extensions import TypedDict
 
 import flows
-from file_processing.inbound import record_errors as refusal, validate as validation
-from file_processing.inbound.formats import json as records
-from file_processing.inbound.formats.base import Batch
-from file_processing.inbound.validate import Checked, Validator
+from file_processing.inbound import record_errors, validate
+from file_processing.inbound.formats.base import Batch, Reading
+from file_processing.inbound.formats.detect import format_of, plain_name
+from file_processing.inbound.validate import CheckedBatch, Validator
 from models.field_types import Text
 from models.flow import Flow, RecordType
 
@@ -40,13 +40,14 @@ def flow_of(record: RecordType, **options: Any) -> Flow:
     return Flow(record=record, table=Row, name="tested", **options)  # type: ignore[arg-type]  # no LoadedRow
 
 
-def check(flow: Flow, *things: object) -> Checked:
-    (batch,) = batches(json.dumps(things))
+def check(flow: Flow, *things: object) -> CheckedBatch:
+    (batch,) = batches(flow, json.dumps(things))
     return Validator(flow).check(batch)
 
 
-def batches(text: str, name: str = "x.json") -> list[Batch]:
-    return list(records.batches(io.BytesIO(text.encode()), name=name, envelope=None))
+def batches(flow: Flow, text: str, name: str = "x.json") -> list[Batch]:
+    data = text.encode()
+    return list(format_of(name, data, flow).read(io.BytesIO(data), Reading(plain_name(name), flow)))
 
 
 class AsModel(BaseModel):
@@ -64,7 +65,7 @@ def test_fields_become_columns_without_a_function(record: RecordType) -> None:
     checked = check(flow_of(record), {"key": "a", "number": 1}, {"key": 5, "number": 1}, {"key": "b", "number": None})
     assert list(checked.rows) == [("a", 1), ("b", None)]
     assert list(checked.positions) == [0, 2]
-    assert [refused.position for refused in checked.refused] == [1]
+    assert [bad.position for bad in checked.rejected] == [1]
 
 
 def test_a_record_may_become_any_number_of_rows() -> None:
@@ -95,9 +96,9 @@ class Closed(BaseModel):
 
 def test_a_field_that_may_not_be_there_is_named() -> None:
     checked = check(flow_of(Closed), {"key": "a", "o\0dd": 1})
-    (problem,) = checked.refused[0].problems
-    assert problem["reason"] == r"o\u0000dd is not known here"
-    assert problem["pointer"] == r"/0/o\u0000dd"
+    (error,) = checked.rejected[0].errors
+    assert error["reason"] == r"o\u0000dd is not known here"
+    assert error["pointer"] == r"/0/o\u0000dd"
 
 
 def test_many_unknown_fields_take_no_more_time_than_few() -> None:
@@ -105,7 +106,7 @@ def test_many_unknown_fields_take_no_more_time_than_few() -> None:
     started = time.perf_counter()
     checked = check(flow_of(AsModel), *things)
     assert time.perf_counter() - started < 5
-    assert len(checked.drift) == validation.DRIFT_NAMES
+    assert len(checked.drift) == validate.DRIFT_NAMES
 
 
 @pytest.mark.parametrize(
@@ -123,9 +124,9 @@ def test_many_unknown_fields_take_no_more_time_than_few() -> None:
     ],
 )
 def test_a_value_is_shown_as_json_and_cut(value: object, shown: str | None) -> None:
-    found = refusal.shown(value)
+    found = record_errors.shown(value)
     assert shown is None or found == shown
-    assert len(found) <= refusal.VALUE_CHARACTERS
+    assert len(found) <= record_errors.VALUE_CHARACTERS
 
 
 things = st.recursive(
@@ -141,7 +142,7 @@ things = st.recursive(
 
 
 @given(st.lists(things, min_size=1, max_size=6), st.sampled_from(sorted(FLOWS)), st.booleans(), st.booleans())
-def test_every_record_loads_or_is_refused_with_a_place_and_a_reason(
+def test_every_record_loads_or_is_rejected_with_a_place_and_a_reason(
     content: list[Any], flow: str, as_lines: bool, indented: bool
 ) -> None:
     if as_lines:
@@ -150,16 +151,16 @@ def test_every_record_loads_or_is_refused_with_a_place_and_a_reason(
         text = json.dumps(content, indent=1 if indented else None)
     lines = text.split("\n")
     validator = VALIDATORS[flow]
-    for batch in batches(text, "x.jsonl" if as_lines else "x.json"):
+    for batch in batches(FLOWS[flow], text, "x.jsonl" if as_lines else "x.json"):
         checked = validator.check(batch)
-        refused = {one.position for one in checked.refused}
-        assert refused.isdisjoint(checked.positions)
+        bad = {one.position for one in checked.rejected}
+        assert bad.isdisjoint(checked.positions)
         assert checked.records == len(batch.records)
-        for problem in itertools.chain.from_iterable(one.problems for one in checked.refused):
-            assert problem["reason"]
-            assert 1 <= problem["column"] <= len(lines[problem["line"] - 1])
-            assert "\0" not in json.dumps(problem)
-        for one in checked.refused:
+        for error in itertools.chain.from_iterable(one.errors for one in checked.rejected):
+            assert error["reason"]
+            assert 1 <= error["column"] <= len(lines[error["line"] - 1])
+            assert "\0" not in json.dumps(error)
+        for one in checked.rejected:
             assert json.loads(one.text) == content[one.position]
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import given, strategies as st
-from services.files.filing import Identity, move, numbered, rename, with_suffix
 
 from models.errors import FileGone, RetryLater
-from services.files import filing
+from services.files import durable
+from services.files.move import Identity, move
 from tests.support import fault_points
 
 
@@ -41,8 +40,13 @@ def content(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(
-    params=[lambda: None, fault_points.without_renameat2, fault_points.two_file_systems],
-    ids=["one file system", "without renameat2", "two file systems"],
+    params=[
+        lambda: None,
+        fault_points.without_renameat2,
+        fault_points.without_links,
+        fault_points.two_file_systems,
+    ],
+    ids=["one file system", "without renameat2", "without links", "two file systems"],
 )
 def anywhere(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever the file systems are."""
@@ -51,12 +55,21 @@ def anywhere(request: pytest.FixtureRequest) -> Iterator[None]:
     mock.patch.stopall()
 
 
+@pytest.fixture
+def two_file_systems() -> Iterator[None]:
+    fault_points.two_file_systems()
+    yield
+    mock.patch.stopall()
+
+
 @pytest.mark.usefixtures("anywhere")
 def test_a_file_moves_into_a_folder_that_is_made(source: Path, folder: Path) -> None:
     os.utime(source, ns=(1, 1_234_567_890_123_456_789))
+    source.chmod(0o604)
     assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.json"
     assert content(folder) == {"a.json": "new"}
     assert (folder / "a.json").stat().st_mtime_ns == 1_234_567_890_123_456_789
+    assert stat.S_IMODE((folder / "a.json").stat().st_mode) == 0o604
     assert not source.exists()
 
 
@@ -104,6 +117,7 @@ def test_what_is_no_file_moves_as_it_is(tmp_path: Path, folder: Path, kind: str,
     target = move(odd, folder, "odd", 7, identity(odd))
     assert (stat.S_IFMT(target.lstat().st_mode), os.path.lexists(odd)) == (stat.S_IFMT(mode), False)
     assert source.read_text() == "new"
+    assert [path.name for path in folder.iterdir()] == ["odd"]
 
 
 @pytest.mark.usefixtures("anywhere")
@@ -152,7 +166,7 @@ def test_a_file_that_becomes_another_while_it_moves_goes_back(source: Path, fold
 
 def test_a_third_file_does_not_lose_its_place_to_one_that_goes_back(source: Path, folder: Path) -> None:
     read = identity(source)
-    original = filing._rename_exclusively
+    original = durable._rename_exclusively
 
     def rename_and_drop(path: Path, target: Path, number: int) -> None:
         change(source, "replaced") if path == source else None
@@ -160,25 +174,24 @@ def test_a_third_file_does_not_lose_its_place_to_one_that_goes_back(source: Path
         if path == source:
             source.write_text("third")
 
-    with mock.patch.object(filing, "_rename_exclusively", rename_and_drop), pytest.raises(FileGone):
+    with mock.patch.object(durable, "_rename_exclusively", rename_and_drop), pytest.raises(FileGone):
         move(source, folder, "a.json", 7, read)
     assert content(source.parent) == {"a.json": "third", "a.7.json": "NEW"}
 
 
+@pytest.mark.usefixtures("two_file_systems")
 @pytest.mark.parametrize("how", ["replaced", "appended"])
 def test_a_file_that_becomes_another_while_it_is_copied_stays(source: Path, folder: Path, how: str) -> None:
     read = identity(source)
-    fault_points.two_file_systems()
     with at_the_last_moment(lambda: change(source, how), of=".part"), pytest.raises(FileGone, match="another file"):
         move(source, folder, "a.json", 7, read)
-    mock.patch.stopall()
     assert content(source.parent) == {"a.json": {"replaced": "NEW", "appended": "newmore"}[how]}
     assert content(folder) == {}
 
 
 def at_the_last_moment(happens: Callable[[], None], of: str = "") -> "mock._patch[object]":
     """Right before a file is renamed whose name ends so."""
-    original, left = filing._rename_exclusively, [happens]
+    original, left = durable._rename_exclusively, [happens]
 
     def instead(source: Path, target: Path, number: int) -> None:
         # The first time it fails where the folder is not there yet.
@@ -186,7 +199,7 @@ def at_the_last_moment(happens: Callable[[], None], of: str = "") -> "mock._patc
             left.pop()()
         original(source, target, number)
 
-    return mock.patch.object(filing, "_rename_exclusively", instead)
+    return mock.patch.object(durable, "_rename_exclusively", instead)
 
 
 @pytest.mark.usefixtures("anywhere")
@@ -197,82 +210,53 @@ def test_a_folder_that_cannot_take_it_leaves_it_where_it_is(source: Path, tmp_pa
     assert source.read_text() == "new"
 
 
-def test_a_full_disk_leaves_it_where_it_is_and_no_part_of_it_behind(source: Path, folder: Path) -> None:
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    fault_points.two_file_systems()
-    with mock.patch.object(os, "fsync", side_effect=full), pytest.raises(RetryLater, match="No space left"):
-        move(source, folder, "a.json", 7, identity(source))
-    mock.patch.stopall()
-    assert (content(folder), content(source.parent)) == ({}, {"a.json": "new"})
-
-
-def test_a_copy_that_a_crash_left_is_not_made_again(source: Path, folder: Path) -> None:
-    fault_points.two_file_systems()
-    with mock.patch.object(Path, "unlink", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        move(source, folder, "a.json", 7, identity(source))
-    assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.json"
-    mock.patch.stopall()
-    assert (content(folder), content(source.parent)) == ({"a.json": "new"}, {})
-
-
-def test_a_name_kept_free_before_a_crash_is_used(source: Path, folder: Path) -> None:
-    fault_points.without_renameat2()
-    with mock.patch.object(Path, "rename", side_effect=KeyboardInterrupt), mock.patch.object(Path, "unlink"):
-        with pytest.raises(KeyboardInterrupt):
-            move(source, folder, "a.json", 7, identity(source))
-    assert list(content(folder)) == ["a.json"]
-    assert rename(source, folder, "a.json", 7) == folder / "a.json"
-    mock.patch.stopall()
-    assert content(folder) == {"a.json": "new"}
-
-
-def test_daemons_that_share_a_folder_do_not_share_a_temporary_file(folder: Path) -> None:
-    ours = filing.part_of(folder, "a.json")
-    with mock.patch.object(os, "getpid", return_value=0):
-        others = filing.part_of(folder, "a.json")
+@pytest.mark.usefixtures("two_file_systems")
+@pytest.mark.parametrize("there_before", [True, False])
+def test_a_full_disk_leaves_it_where_it_is_and_no_part_of_it_behind(
+    source: Path, folder: Path, there_before: bool
+) -> None:
+    if there_before:
         folder.mkdir(parents=True)
-        others.write_text("half of it")
-    assert ours != others
-    assert filing.arrive(folder, "a.json", b"whole", 1) == folder / "a.json"
-    assert content(folder) == {"a.json": "whole", others.name: "half of it"}
-
-
-def test_what_a_crash_left_of_an_arrival_is_removed_and_nothing_else(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    old, young = filing.part_of(folder, "old"), filing.part_of(folder, "young")
-    for path in (old, young, folder / ".someone.part"):
-        path.touch()
-    for path in (old, folder / ".someone.part"):
-        os.utime(path, (1, 1))
-    filing.remove_stale_parts(folder)
-    assert set(content(folder)) == {young.name, ".someone.part"}
-
-
-def test_an_arrival_that_does_not_fit_leaves_nothing(folder: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with mock.patch.object(os, "fsync", side_effect=full), pytest.raises(RetryLater, match="No space left"):
-        filing.arrive(folder, "a.json", b"whole", 1)
-    assert content(folder) == {}
+        move(source, folder, "a.json", 7, identity(source))
+    assert (folder.exists(), content(source.parent)) == (there_before, {"a.json": "new"})
+    assert not there_before or content(folder) == {}
+    assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.json"
 
 
-@given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=300), st.integers(1))
-def test_names_fit_the_file_system_and_stay_text(name: str, number: int) -> None:
-    for made in (with_suffix(name, ".errors.json"), numbered(name[:80], number), numbered(name, f"{number}-2")):
-        assert len(os.fsencode(made)) <= filing.MAX_NAME_BYTES
-        assert made.encode().decode() == made
-    assert with_suffix(name, ".errors.json").endswith(".errors.json")
+@pytest.mark.usefixtures("two_file_systems")
+def test_a_copy_that_a_crash_left_is_not_made_again(source: Path, folder: Path) -> None:
+    unlink = Path.unlink
+
+    def crash(path: Path, missing_ok: bool = False) -> None:
+        if path == source:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with mock.patch.object(Path, "unlink", crash), pytest.raises(KeyboardInterrupt):
+        move(source, folder, "a.json", 7, identity(source))
+    copy = identity(folder / "a.json")
+    assert (content(folder), content(source.parent)) == ({"a.json": "new"}, {"a.json": "new"})
+    assert move(source, folder, "a.json", 7, identity(source)) == folder / "a.json"
+    assert (content(folder), content(source.parent)) == ({"a.json": "new"}, {})
+    assert identity(folder / "a.json") == copy
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.json", "a.7.json"),
-        ("a.json.gz", "a.7.json.gz"),
-        ("a", "a.7"),
-        (".hidden", ".hidden.7"),
-        ("é" * 125 + ".json", "é" * 124 + ".7.json"),
-        ("a." + "b" * 250, "a." + "b" * 250 + ".7"),
-    ],
-)
-def test_a_numbered_name_keeps_its_kind(name: str, expected: str) -> None:
-    assert numbered(name, 7) == expected
+@pytest.mark.usefixtures("two_file_systems")
+def test_what_is_on_its_way_from_another_file_system_has_no_name_that_a_reader_takes(
+    source: Path, folder: Path
+) -> None:
+    seen: list[str] = []
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.extend(path.name for path in folder.glob("*"))
+        fsync(descriptor)
+
+    with mock.patch.object(os, "fsync", look):
+        move(source, folder, "a.json", 7, identity(source))
+    unfinished = [name for name in seen if name != "a.json"]
+    assert unfinished
+    assert all(name.startswith(".") and name.endswith(".part") for name in unfinished)
+    assert seen[-1] == "a.json"  # the folder is synced once it has its name

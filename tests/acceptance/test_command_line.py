@@ -1,0 +1,140 @@
+"""The command line as a person and a script meet it: help, wrong usage, wrong configuration."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import flows
+import main
+from tests.support.command_line import NOWHERE, sentence, write
+from tests.support.sites import Site
+
+FLOWS = flows.discover()
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    group: Any = get_command(main.app)
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        yield from ((f"{name} {each}", below) for each, below in inner.items()) if inner else [(name, command)]
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    names = {name for name, _ in commands()}
+    wanted = {"run", "ingest", "status", "files", "retry", "trace", "flows", "check", "db uri", "db upgrade"}
+    assert wanted <= names
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_help_has_an_example_and_a_sentence_for_each_option(name: str, site: Site) -> None:
+    shown = site.call(*name.split(), "--help").stdout
+    assert f"python main.py {name}" in shown
+    command = dict(commands())[name]
+    for parameter in command.params:
+        if parameter.name != "context":
+            assert parameter.help, f"{name}: {parameter.name} says nothing"
+
+
+def test_the_main_help_tells_the_exit_codes(site: Site) -> None:
+    shown = " ".join(site.call("--help").stdout.split())
+    assert "0 all well, 1 something was rejected, 2 wrong usage or configuration" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["status", "--nonsense"],
+        ["ingest"],
+        ["files", "--limit", "0"],
+        ["files", "--limit", "many"],
+        ["files", "--status", "odd"],
+        ["retry"],
+        ["retry", "seven"],
+        ["retry", "1", "--all-rejected"],
+        ["retry", "1", "--flow", "work_orders"],
+        ["retry", "1", "--dead-letter"],
+        ["retry", "--dead-letter", "--quarantined"],
+        ["retry", "--outbound", "1", "--flow", "work_orders"],
+        ["trace", "work_orders"],
+        ["db", "nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(arguments: list[str], site: Site) -> None:
+    done = site.call(*arguments, expect=2)
+    assert done.stdout == ""
+    assert "Usage" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["files", "--since", "nonsense"], "--since 'nonsense' is no time (2026-01-31,"),
+        (["files", "--since", "99999999999d"], "is no time"),
+        (["files", "--flow", "odd"], f"there is no flow 'odd' (there are {', '.join(FLOWS)})"),
+        (["ingest", "--flow", "odd", "x.json"], "there is no flow 'odd'"),
+        (["ingest", "missing.json"], "missing.json does not exist"),
+        (["trace", "odd", "1"], "there is no flow 'odd'"),
+        (["trace", "work_orders", "99"], "work_orders has no row with number 99"),
+        (["trace", "work_orders", "abc"], "number abc is no key of work_orders"),
+        (["trace", "detection_events", "a"], "is vehicle_id, detection_time, object_type: 3 values, not 1"),
+        (["trace", "detection_events", "a", "soon", "cars"], "detection_time (timestamp with time zone)"),
+        (["retry", "99"], "there is no #99 in the ledger (`files` lists them)"),
+        (["retry", "--all-rejected", "--flow", "odd"], "there is no flow 'odd'"),
+        (["retry", "--outbound", "99"], "there is no outbound file #99"),
+        (["retry", "--dead-letter", "--flow", "odd"], "there is no flow 'odd'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_said_in_a_sentence(arguments: list[str], says: str, site: Site) -> None:
+    done = site.call(*arguments, expect=2)
+    assert says in sentence(done)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WORKERS": "many"}, "WORKERS='many' is not valid"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL='LOUD' is not valid"),
+        ({"DATABASE_URL": "mysql://anna:s3cret@host/db"}, "DATABASE_URL is not a PostgreSQL URI (postgresql://USER"),
+        ({"DATABASE_URL": NOWHERE}, "Connection refused"),
+        ({"FLOWS_DIR": "nowhere"}, "FLOWS_DIR nowhere is not a folder"),
+        ({"LOG_FILE": "/dev/null/app.log"}, "LOG_FILE /dev/null/app.log cannot be written: "),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_configuration_is_said_in_a_sentence(
+    environment: dict[str, str], says: str, site: Site, samples: Path
+) -> None:
+    done = site.call("ingest", str(samples), expect=2, **environment)
+    assert says in sentence(done)
+    assert "s3cret" not in done.stdout + done.stderr + site.log()
+
+
+def test_an_unknown_setting_in_env_stops_with_a_sentence(site: Site) -> None:
+    write(site.input.parent / ".env", "WORKRES=3\n")
+    assert "unknown setting WORKRES in .env, did you mean WORKERS?" in sentence(site.call("flows", expect=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("FLOW = 1 +\n", "line 1"),
+        ("\n\nimport nothing_of_that_name\n", "broken.py, line 3, does not import: ModuleNotFoundError"),
+        ("FLOW = 1\n", "broken.py declares no flow (a flow's file ends with FLOW = Flow(...))"),
+    ],
+)
+def test_a_broken_flow_file_is_named_with_its_line(text: str, says: str, site: Site, tmp_path: Path) -> None:
+    write(tmp_path / "more" / "broken.py", text)
+    done = site.call("run", expect=2, FLOWS_DIR=str(tmp_path / "more"))
+    assert says in sentence(done)
+
+
+def test_a_process_says_it_as_well_without_a_traceback(site: Site, samples: Path) -> None:
+    done = site.cli("ingest", "--flow", "odd", str(samples), expect=2)
+    assert "there is no flow 'odd'" in sentence(done)

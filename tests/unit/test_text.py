@@ -1,0 +1,121 @@
+"""Text of others, made safe: what prints stays, what does not is spelled out."""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from services.text import one_line, printable, storable, storable_json
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
+"""Halves of surrogate pairs too."""
+
+FILE_NAMES = st.binary(min_size=1, max_size=60).map(os.fsdecode)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(ANY_TEXT, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(st.one_of(ANY_TEXT, FILE_NAMES))
+def test_a_text_is_shown_without_what_a_terminal_or_database_cannot_take(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert shown.encode().decode() == shown
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_what_can_be_shown_is_shown_as_it_is(text: str) -> None:
+    shown = printable(text)
+    remaining = iter(shown)
+    assert all(character in remaining for character in text if character.isprintable())
+    if text.isprintable():
+        assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb.json", r"a\nb.json"),
+        ("\x1b[31mred.json", r"\x1b[31mred.json"),
+        ("🚚 é.json", "🚚 é.json"),
+        (os.fsdecode(b"\xff.json"), r"\xff.json"),
+        ("\u202egnp.json", r"\u202egnp.json"),
+        ("\ud800", r"\ud800"),
+        ("\0", r"\x00"),
+    ],
+)
+def test_the_rest_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("  busy,\r\n\ttry  later\n", "busy, try later"),
+        ("a\u2028b\x0bc\x85d", "a b c d"),
+        ("\x1b[31mred\0\n", r"\x1b[31mred\x00"),
+        ("\n", ""),
+    ],
+)
+def test_several_lines_are_put_one_behind_the_other(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+
+
+@given(ANY_TEXT)
+def test_one_line_is_one(text: str) -> None:
+    line = one_line(text)
+    assert line.isprintable()
+    assert "  " not in line
+    assert line == line.strip()
+
+
+@given(ANY_TEXT)
+def test_whatever_is_storable_is_utf_8_without_nul_and_anything_else_stays(text: str) -> None:
+    stored = storable(text)
+    assert stored.encode().decode() == stored
+    assert "\0" not in stored
+    if "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text):
+        assert stored == text
+
+
+@pytest.mark.parametrize(("text", "stored"), [("a\0b", r"a\u0000b"), ("\ud800", r"\ud800"), ("a\nb é🚚", "a\nb é🚚")])
+def test_what_cannot_be_stored_is_spelled_out(text: str, stored: str) -> None:
+    assert storable(text) == stored
+
+
+def strings(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case list():
+            yield from itertools.chain.from_iterable(map(strings, value))
+        case dict():
+            yield from itertools.chain.from_iterable(map(strings, (*value, *value.values())))
+
+
+@given(VALUES)
+def test_a_storable_value_is_json_that_the_database_takes(value: Any) -> None:
+    stored = storable_json(value)
+    text = json.dumps(stored, ensure_ascii=False, allow_nan=False)
+    assert not any("\0" in string for string in strings(stored))
+    assert text.encode().decode() == text
+    assert storable_json(stored) == stored
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ({"a\0": ["\ud800", {"b": math.inf}]}, {r"a\u0000": [r"\ud800", {"b": "inf"}]}),
+        ([math.nan, -math.inf, 1.5, 10**30, True, None], ["nan", "-inf", 1.5, 10**30, True, None]),
+        ("plain", "plain"),
+    ],
+)
+def test_a_value_keeps_its_shape(value: object, stored: object) -> None:
+    assert storable_json(value) == stored

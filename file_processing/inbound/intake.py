@@ -28,7 +28,7 @@ class InboundFile:
     """A dropped file, before its content is read.
 
     sha256: of its bytes as they lie there; none of what cannot be opened, such as a pipe.
-    source: its content, where it is to be read.
+    source: its content, where it is to be read. is_long: too large to be read at once.
     stays: it is left where it lies when all is done.
     rejection: why it is rejected, whatever it holds.
     """
@@ -38,6 +38,7 @@ class InboundFile:
     stays: bool
     sha256: bytes | None = None
     source: OpenFile | None = None
+    is_long: bool = False
     rejection: Rejection | None = None
 
     @property
@@ -49,10 +50,6 @@ class InboundFile:
     def place(self) -> str:
         """Where it lies, printable."""
         return printable(str(self.dropped.path))
-
-    @property
-    def is_long(self) -> bool:
-        return is_long(self.dropped.path.name, self.identity.bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +117,12 @@ def _take_in(
         known = (dropped, source.identity, root is None, source.sha256())
         if rejection is not None:
             return InboundFile(*known, rejection=rejection)
-        made = InboundFile(*known, source)
-        if made.is_long:
+        long = is_long(dropped.path.name, source.identity.bytes)
+        if long:
             if not alone:
                 raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
             open_files.enter_context(this_file.pop_all())
-        return made
+        return InboundFile(*known, source, long)
 
 
 def _unread(dropped: DroppedFile, rejection: Rejection, *, stays: bool) -> InboundFile:

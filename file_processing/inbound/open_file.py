@@ -33,15 +33,18 @@ class OpenFile:
         """The digest of its bytes as they lie there, compressed or not. Raises RetryLater."""
         if self.identity.bytes > READ_BYTES:
             return hashlib.file_digest(self.raw(), "sha256").digest()
-        data = self.raw().read(self.identity.bytes)
+        try:
+            data = os.pread(self.file.fileno(), self.identity.bytes, 0)
+        except OSError as error:
+            raise unreadable(error) from error
         self.check_unchanged()
         self._bytes = data
         return hashlib.sha256(data).digest()
 
-    def raw(self) -> io.BufferedReader:
+    def raw(self) -> "Content":
         """Its bytes from the start; reading them raises RetryLater."""
         if self._bytes is not None:
-            return io.BufferedReader(io.BytesIO(self._bytes))
+            return _KeptBytes(self._bytes)
         self.file.seek(0)
         return io.BufferedReader(_File(self.file.fileno(), closefd=False), READ_BYTES)
 
@@ -49,6 +52,17 @@ class OpenFile:
         """Raises RetryLater when the file was written to while it was read; one that is kept was read once."""
         if self._bytes is None and Identity.of(os.fstat(self.file.fileno())) != self.identity:
             raise RetryLater("the file changed while it was read", hint="it is read again when it is at rest")
+
+
+class _KeptBytes(io.BytesIO):
+    """The bytes of a small file: a buffered reader over them would make room for a large one at each read."""
+
+    def peek(self, size: int) -> bytes:
+        return bytes(self.getbuffer()[self.tell() :][:size])
+
+
+Content = io.BufferedReader | _KeptBytes
+"""Bytes to be read, of which the first can be looked at before."""
 
 
 class _File(io.FileIO):
@@ -111,7 +125,7 @@ def explained(error: OSError) -> FileGone | RejectFile | RetryLater:
             return RetryLater(f"cannot be read: {error.strerror}")
 
 
-def content(source: OpenFile, *, max_bytes: int) -> io.BufferedReader:
+def content(source: OpenFile, *, max_bytes: int) -> Content:
     """The file's bytes from their start, decompressed where the name ends in `.gz`.
 
     Reading raises RejectFile when the compression is broken or more than `max_bytes` come out.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import typer
 
 from commands.console import ALL_WELL, WRONG_USE, out
-from commands.site import configured, make_folder
+from commands.site import check_apart, configured, make_folder
 from flows import Flows
 from models.errors import StopDaemon, TidegateError
 from services.db import engine as databases, schema
@@ -25,6 +25,7 @@ def check() -> None:
     settings, flows = configured()
     findings = [Finding(f"configuration, {len(flows)} flows: {', '.join(flows)}")]
     findings += [look_at_folder(settings, name, flows) for name in settings.folders]
+    findings += look_whether_apart(settings)
     findings += look_at_file_systems(settings)
     findings += look_at_database(settings, flows)
     for finding in findings:
@@ -61,6 +62,14 @@ def look_at_folder(settings: Settings, name: str, flows: Flows) -> Finding:
     except OSError as error:
         return Finding(what, f"no file can be written there: {error.strerror}")
     return Finding(f"{what} is writable")
+
+
+def look_whether_apart(settings: Settings) -> list[Finding]:
+    try:
+        check_apart(settings)
+    except StopDaemon as error:
+        return [Finding("the folders", str(error))]
+    return []
 
 
 def look_at_file_systems(settings: Settings) -> list[Finding]:

@@ -84,7 +84,9 @@ def _put_back(site: Site, ledger_ids: list[int] | None, flow: str | None, *, for
             try:
                 if ledger_id not in lines:
                     raise TidegateError(f"there is no #{ledger_id} in the ledger", hint="`files` lists them")
-                place = retrying.put_back(connection, lines[ledger_id], site.settings.input_dir.resolve(), force=force)
+                place = retrying.put_back(
+                    connection, lines[ledger_id], site.folders, site.settings.input_dir.resolve(), force=force
+                )
                 put += 1
                 out.print(f"#{ledger_id} put back as {printable(str(place))}")
             except TidegateError as error:

@@ -120,9 +120,26 @@ def opened(*, prepare: bool = True) -> Iterator[Site]:
 
 
 def make_folders(settings: Settings, flows: Flows) -> None:
-    """Create the folders that are missing, one below `input/` for each flow."""
+    """Create the folders that are missing, one below `input/` for each flow. Raises StopDaemon."""
+    check_apart(settings)
     for name in settings.folders:
         make_folder(settings, name, flows)
+
+
+def check_apart(settings: Settings) -> None:
+    """No folder may lie within another one: what is put into one would be found in the other.
+
+    Raises StopDaemon.
+    """
+    folders = {name: folder.resolve() for name, folder in settings.folders.items()}
+    inside = folders | {"DATA_DIR": settings.data_dir.resolve(), "LOG_FILE": settings.log_file.resolve()}
+    for name, folder in inside.items():
+        for outer, around in folders.items():
+            if name != outer and folder.is_relative_to(around):
+                raise StopDaemon(
+                    f"{name} {folder} lies within {outer} {around}" if folder != around else f"{name} is {outer}",
+                    hint=f"set {name} to a place of its own",
+                )
 
 
 def make_folder(settings: Settings, name: str, flows: Flows) -> None:
@@ -131,7 +148,13 @@ def make_folder(settings: Settings, name: str, flows: Flows) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for flow in flows if name == "INPUT_DIR" else ():
-            (folder / flow).mkdir(exist_ok=True)
+            below = folder / flow
+            if below.is_symlink():
+                raise StopDaemon(
+                    f"{below} is a link, and in {name} links are not followed",
+                    hint="put a folder in its place, or mount the other one there",
+                )
+            below.mkdir(exist_ok=True)
     except OSError as error:
         raise StopDaemon(
             f"{name} {folder} cannot be made: {error.strerror}", hint=f"mend it, or set {name} to another folder"

@@ -183,11 +183,13 @@ class Daemon:
             self._postpone(result.dropped, result.wait)
 
     def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
-        """Leave a file that itself is the reason where it is; say why, once."""
-        if self._warned.get(dropped.path) != wait.reason and not self._stopping.is_set():
+        """Leave a file that itself is the reason where it is; say why, once, unless it is only still written."""
+        if wait.seconds is not None:
+            logger.debug("{} waits: {}", printable(dropped.relative), wait)
+        elif self._warned.get(dropped.path) != wait.reason and not self._stopping.is_set():
             self._warned[dropped.path] = wait.reason
             logger.warning("{} waits: {}", printable(dropped.relative), wait)
-        self._inbox.later([dropped.path], INBOUND.longest_seconds)
+        self._inbox.later([dropped.path], wait.seconds or INBOUND.longest_seconds)
 
     def _stop(self, reason: StopDaemon) -> None:
         self._stop_reason = reason

@@ -36,6 +36,7 @@ class GivenFile:
     seen_at: datetime
     folders: tuple[str, ...] = ()
     size: int = 0
+    mtime_ns: int = 0
 
 
 def collect(paths: Sequence[Path]) -> list[GivenFile]:
@@ -54,11 +55,13 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
         # A named folder's own parent counts (archive/FLOW/DAY), what is above it says nothing.
         near = max(len(path.absolute().parts) - (2 if path.is_dir() else 3), 0)
         for file in inside:
+            folders = file.absolute().parent.parts[near:]
             try:
-                size = file.lstat().st_size
+                status = file.lstat()
             except OSError:
-                size = 0  # gone by now: the pipeline says so
-            given.append(GivenFile(file, str(file), now, file.absolute().parent.parts[near:], size))
+                given.append(GivenFile(file, str(file), now, folders))  # gone by now: the pipeline says so
+            else:
+                given.append(GivenFile(file, str(file), now, folders, status.st_size, status.st_mtime_ns))
     return given
 
 

@@ -14,6 +14,7 @@ from file_processing.inbound.routing import DroppedFile
 from models.errors import FileGone, RetryLater
 from models.ledger import FileStatus
 from services.files import move, names
+from services.files.directory import Folder, OpenFolders
 from services.files.folders import Folders
 from services.ledger.inbound import LedgerEntry
 from services.text import printable
@@ -53,10 +54,11 @@ def archive(
     started: when work on them began, by `time.perf_counter`.
     """
     archived, rejected = folders.archive_on(flow, datetime.now(UTC)), folders.rejected_of(flow)
-    results = []
-    for done in committed:
-        result = _archive(done, rejected if done.status is FileStatus.REJECTED else archived, flow)
-        results.append(result)
+    with OpenFolders() as targets:
+        results = [
+            _archive(done, targets, rejected if done.status is FileStatus.REJECTED else archived, flow)
+            for done in committed
+        ]
     milliseconds = (time.perf_counter() - started) * 1000 / max(len(committed), 1)
     for result in results:
         if result.entry is not None or result.place is not None:
@@ -64,23 +66,33 @@ def archive(
     return results
 
 
-def _archive(done: CommittedFile, folder: Path, flow: str | None) -> FileResult:
-    path = done.file.dropped.path
+def _archive(done: CommittedFile, targets: OpenFolders, folder: Folder, flow: str | None) -> FileResult:
+    entry = done.file.entry
     place, wait = None, None
     if not done.file.stays:
         try:
-            place = move.move(path, folder, names.storable(path.name), done.ledger_id, done.file.identity)
+            place = _moved(done, targets, folder)
         except FileGone:
             pass  # somebody else has moved it, or put another one into its place
         except RetryLater as error:
             wait = Wait.of(error)
     if done.report is not None and wait is None:
-        name = place.name if place is not None else path.name
+        name = place.name if place is not None else entry.name
         try:
             done.report.publish(name)
         except OSError as error:
             logger.warning("{}: its report stays under a hidden name until the next start: {}", printable(name), error)
     return FileResult(done.file.dropped, flow, done.status, done.ledger_id, done.entry, wait, place)
+
+
+def _moved(done: CommittedFile, targets: OpenFolders, folder: Folder) -> Path:
+    """Where it lies now. Raises FileGone or RetryLater."""
+    entry = done.file.entry
+    try:
+        target = targets.open(folder, make=True)
+    except OSError as error:
+        raise move.not_moved(error, entry, folder.path) from None
+    return move.move(entry, target, names.storable(entry.name), done.ledger_id, done.file.state).path
 
 
 def _log(result: FileResult, milliseconds: float) -> None:

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 from file_processing.inbound.formats.base import RecordForm, Rejection
@@ -20,6 +19,7 @@ from file_processing.inbound.open_file import GZIP_SUFFIX, is_compressed
 from file_processing.inbound.record_errors import RejectedText
 from models.ledger import FileStatus, RecordError
 from services.files import durable
+from services.files.directory import Entry, Folder
 from services.files.names import with_suffix
 from services.ledger.inbound import LedgerEntry
 
@@ -79,70 +79,73 @@ class PendingReport:
     files: each with how its visible name ends.
     """
 
-    folder: Path
+    folder: Folder
     file_id: int
-    files: tuple[tuple[Path, str], ...]
+    files: tuple[tuple[str, str], ...]
 
     def publish(self, name: str) -> None:
         """Give the reports the name under which the file itself is kept; twice does no harm. Raises OSError."""
-        for hidden, suffix in self.files:
-            with suppress(FileNotFoundError):
-                durable.rename(hidden, self.folder, with_suffix(name, suffix), self.file_id)
+        with self.folder.open() as folder:
+            for hidden, suffix in self.files:
+                with suppress(FileNotFoundError):
+                    durable.rename(folder.entry(hidden), folder, with_suffix(name, suffix), self.file_id)
 
     def discard(self) -> None:
-        for hidden, _ in self.files:
-            hidden.unlink(missing_ok=True)
+        with self.folder.open() as folder:
+            for hidden, _ in self.files:
+                folder.entry(hidden).unlink(missing_ok=True)
 
 
-def pending(folder: Path) -> list[PendingReport]:
+def pending(folder: Folder) -> list[PendingReport]:
     """The reports in a folder that are not in place."""
     try:
-        names = [entry.name for entry in os.scandir(folder)]
+        with folder.open() as opened:
+            names = [entry.name for entry in opened.entries()]
     except FileNotFoundError:
         return []
-    found: dict[int, list[tuple[Path, str]]] = defaultdict(list)
-    for match in filter(None, map(_HIDDEN.fullmatch, sorted(names))):
-        found[int(match[1])].append((folder / match[0], match[2]))
+    found: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for match in filter(None, map(_HIDDEN.fullmatch, names)):
+        found[int(match[1])].append((match[0], match[2]))
     return [PendingReport(folder, file_id, tuple(files)) for file_id, files in sorted(found.items())]
 
 
-def pending_of(folder: Path, file_id: int) -> PendingReport | None:
+def pending_of(folder: Folder, file_id: int) -> PendingReport | None:
     """The report of one file, where it is not in place."""
     return next((report for report in pending(folder) if report.file_id == file_id), None)
 
 
 def write(
-    folder: Path, entry: LedgerEntry, records: RejectedRecords, form: RecordForm | None, rejection: Rejection | None
+    folder: Folder, entry: LedgerEntry, records: RejectedRecords, form: RecordForm | None, rejection: Rejection | None
 ) -> PendingReport:
     """Write the report of a file, and its bad records where others loaded, under hidden names. Raises OSError.
 
     form: how its records stand in it, as far as any were read.
     """
-    durable.make_folder(folder)
     suffix = _rejected_suffix(entry.name, form)
     kinds = [".errors.json", *([suffix] if entry.status is FileStatus.PARTIAL and form is not None else [])]
-    report = PendingReport(folder, entry.id, tuple((_hidden(folder, entry.id, kind), kind) for kind in kinds))
-    try:
-        for path, kind in report.files:
-            with _new(path) as file:
-                if kind == suffix and form is not None:
-                    _write_records(file, form, records, compressed=is_compressed(entry.name))
-                else:
-                    _write_errors(file, entry, records, rejection, _what_next(entry, form, suffix))
-    except OSError:
-        report.discard()
-        raise
+    report = PendingReport(folder, entry.id, tuple((_hidden(entry.id, kind), kind) for kind in kinds))
+    with folder.open(make=True) as opened:
+        try:
+            for name, kind in report.files:
+                with _new(opened.entry(name)) as file:
+                    if kind == suffix and form is not None:
+                        _write_records(file, form, records, compressed=is_compressed(entry.name))
+                    else:
+                        _write_errors(file, entry, records, rejection, _what_next(entry, form, suffix))
+        except OSError:
+            report.discard()
+            raise
     return report
 
 
-def _hidden(folder: Path, file_id: int, suffix: str) -> Path:
+def _hidden(file_id: int, suffix: str) -> str:
     """A name that nobody can guess; the ledger id in it leads back to the file."""
-    return folder / f".{file_id}.{secrets.token_hex(8)}{suffix}.tmp"
+    return f".{file_id}.{secrets.token_hex(8)}{suffix}.tmp"
 
 
 @contextmanager
-def _new(path: Path) -> Iterator[IO[bytes]]:
-    with open(durable.create(path), "wb") as file:
+def _new(entry: Entry) -> Iterator[IO[bytes]]:
+    with open(durable.create(entry), "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

@@ -1,6 +1,5 @@
 """Intake: dropped files in groups, each opened and hashed before a record of it is read."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.open_file import OpenFile
 from file_processing.inbound.routing import DroppedFile, RoutedFile
 from models.errors import FileGone, RejectFile, RetryLater, TidegateError
-from services.files.move import Identity
+from services.files.directory import Entry, OpenFolders
+from services.files.move import Identity, ReadState
 from services.text import printable
 
 GROUP_FILES = 512
@@ -27,6 +27,7 @@ SMALL_COMPRESSED_BYTES = 16 << 10
 class InboundFile:
     """A dropped file, before its content is read.
 
+    entry: its name in the open folder where it lies. state: what will be moved, if it is still the same then.
     sha256: of its bytes as they lie there; none of what cannot be opened, such as a pipe.
     source: its content, where it is to be read. is_long: too large to be read at once.
     stays: it is left where it lies when all is done.
@@ -34,7 +35,8 @@ class InboundFile:
     """
 
     dropped: DroppedFile
-    identity: Identity
+    entry: Entry
+    state: ReadState
     stays: bool
     sha256: bytes | None = None
     source: OpenFile | None = None
@@ -54,14 +56,16 @@ class InboundFile:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why a file is left where it is for now."""
+    """Why a file is left where it is for now. seconds: until it is tried again; by default as long as any waits."""
 
     reason: str
     hint: str = ""
+    seconds: float | None = None
 
     @classmethod
     def of(cls, error: TidegateError) -> "Wait":
-        return cls(error.reason, error.hint)
+        seconds = error.after_seconds if isinstance(error, RetryLater) else 0.0
+        return cls(error.reason, error.hint, seconds or None)
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.hint})" if self.hint else self.reason
@@ -95,40 +99,43 @@ def taken_in(group: Sequence[RoutedFile], *, root: Path | None, max_bytes: int) 
     """
     files: list[InboundFile] = []
     left: list[LeftFile] = []
-    with ExitStack() as open_files:
+    with OpenFolders() as folders:
         for routed in group:
             try:
-                files.append(_take_in(routed, open_files, alone=len(group) == 1, root=root, max_bytes=max_bytes))
+                files.append(_take_in(routed, folders, alone=len(group) == 1, root=root, max_bytes=max_bytes))
             except (FileGone, RetryLater) as error:
                 left.append(LeftFile.because(routed.dropped, error))
         yield Intake(tuple(files), tuple(left))
 
 
 def _take_in(
-    routed: RoutedFile, open_files: ExitStack, *, alone: bool, root: Path | None, max_bytes: int
+    routed: RoutedFile, folders: OpenFolders, *, alone: bool, root: Path | None, max_bytes: int
 ) -> InboundFile:
     """Raises FileGone or RetryLater."""
-    dropped, rejection = routed.dropped, routed.rejection
+    dropped, rejection, stays = routed.dropped, routed.rejection, root is None
+    entry = open_file.entry_of(folders, dropped.path, root)
+    seen = (dropped.size, dropped.mtime_ns)
     with ExitStack() as this_file:
         try:
-            source = this_file.enter_context(open_file.opened(dropped.path, root=root, max_bytes=max_bytes))
+            source = this_file.enter_context(open_file.opened(entry, max_bytes=max_bytes, seen=seen))
         except RejectFile as error:
-            return _unread(dropped, Rejection.of(error), stays=root is None)
-        known = (dropped, source.identity, root is None, source.sha256())
+            return _unread(dropped, entry, Rejection.of(error), stays=stays)
+        sha256 = source.sha256()
+        known = (dropped, entry, source.read_state(sha256), stays, sha256)
         if rejection is not None:
             return InboundFile(*known, rejection=rejection)
-        long = is_long(dropped.path.name, source.identity.bytes)
+        long = is_long(entry.name, source.identity.bytes)
         if long:
             if not alone:
                 raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
-            open_files.enter_context(this_file.pop_all())
+            folders.enter_context(this_file.pop_all())
         return InboundFile(*known, source, long)
 
 
-def _unread(dropped: DroppedFile, rejection: Rejection, *, stays: bool) -> InboundFile:
+def _unread(dropped: DroppedFile, entry: Entry, rejection: Rejection, *, stays: bool) -> InboundFile:
     """What cannot even be opened: a link, a pipe, a file too large."""
     try:
-        return InboundFile(dropped, Identity.of(os.lstat(dropped.path)), stays, rejection=rejection)
+        return InboundFile(dropped, entry, ReadState(Identity.of(entry.status())), stays, rejection=rejection)
     except OSError as error:
         raise FileGone("the file is no longer there") from error
 

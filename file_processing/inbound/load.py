@@ -1,12 +1,10 @@
 """Loading: a group of files of one flow into its table and the ledger, in one transaction."""
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import repeat
-from pathlib import Path
 
 from loguru import logger
 from psycopg import Connection
@@ -26,7 +24,7 @@ from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
 from services.db import sqlstate
 from services.files import names
-from services.files.move import Identity
+from services.files.directory import Folder
 from services.ledger import inbound as ledger, interchanges, locks, outbound
 from services.ledger.inbound import LedgerEntry
 from services.ledger.outbound import SealedFile
@@ -87,7 +85,7 @@ class Loader:
 
     flow: Flow | None
     upsert: Upsert | None
-    reports: Path
+    reports: Folder
     node: str
     progress: Callable[[int], None] = lambda _bytes: None
 
@@ -307,7 +305,7 @@ def _rows(file_id: int, checked: CheckedBatch) -> Iterator[StagedRow]:
 
 def _not_in_place(file: InboundFile) -> LeftFile | None:
     try:
-        if Identity.of(os.lstat(file.dropped.path)) == file.identity:
+        if file.state.fits(file.entry.status()):
             return None
     except OSError:
         return LeftFile(file.dropped)

@@ -1,4 +1,4 @@
-"""An open dropped file: regular, inside the root, no link followed, no limit passed; hashed and unpacked."""
+"""An open dropped file: regular, at rest, no link followed, no limit passed; hashed and unpacked."""
 
 import errno
 import gzip
@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import stat
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +14,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import FileGone, RejectFile, RetryLater
-from services.files.move import Identity
+from services.files import lease
+from services.files.directory import Entry, LeadsOut, OpenFolders
+from services.files.lease import WriterState
+from services.files.move import Identity, ReadState
 
 READ_BYTES = 1 << 20
 
 GZIP_SUFFIX = ".gz"
 
+_TICK_SECONDS = 0.02
+"""Two changes of a file within this time may leave it with the same times."""
+
+_STILL_WRITTEN_SECONDS = 0.2
+"""When a file that somebody writes is looked at again; its closing tells sooner."""
+
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open regular file; a small one is read once and kept."""
+    """An open regular file; a small one is read once and kept.
 
-    path: Path
+    times_tell: whether writing to it changes its times for certain.
+    """
+
+    name: str
     file: io.FileIO
     identity: Identity
+    times_tell: bool
     _bytes: bytes | None = None
 
     def sha256(self) -> bytes:
@@ -34,12 +48,19 @@ class OpenFile:
         if self.identity.bytes > READ_BYTES:
             return hashlib.file_digest(self.raw(), "sha256").digest()
         try:
-            data = os.pread(self.file.fileno(), self.identity.bytes, 0)
+            # A writer who comes while it is held is kept waiting for less than a millisecond.
+            with lease.held(self.file.fileno()) as writer:
+                _check_unwritten(writer)
+                data = os.pread(self.file.fileno(), self.identity.bytes, 0)
         except OSError as error:
             raise unreadable(error) from error
         self.check_unchanged()
         self._bytes = data
         return hashlib.sha256(data).digest()
+
+    def read_state(self, sha256: bytes) -> ReadState:
+        """What was read, as `move` wants it."""
+        return ReadState(self.identity, None if self.times_tell else sha256)
 
     def raw(self) -> "Content":
         """Its bytes from the start; reading them raises RetryLater."""
@@ -50,8 +71,22 @@ class OpenFile:
 
     def check_unchanged(self) -> None:
         """Raises RetryLater when the file was written to while it was read; one that is kept was read once."""
-        if self._bytes is None and Identity.of(os.fstat(self.file.fileno())) != self.identity:
-            raise RetryLater("the file changed while it was read", hint="it is read again when it is at rest")
+        if self._bytes is None:
+            _check_unwritten(lease.writer_state(self.file.fileno()))
+            if Identity.of(os.fstat(self.file.fileno())) != self.identity:
+                raise RetryLater(
+                    "the file changed while it was read",
+                    hint="it is read again when it is at rest",
+                    after_seconds=_STILL_WRITTEN_SECONDS,
+                )
+
+
+def _check_unwritten(writer: WriterState) -> None:
+    """Raises RetryLater."""
+    if writer is WriterState.WRITING:
+        raise RetryLater(
+            "still being written", hint="it is read when it is closed", after_seconds=_STILL_WRITTEN_SECONDS
+        )
 
 
 class _KeptBytes(io.BytesIO):
@@ -75,54 +110,87 @@ class _File(io.FileIO):
             raise RetryLater(f"cannot be read: {error.strerror}") from error
 
 
-@contextmanager
-def opened(path: Path, *, root: Path | None, max_bytes: int) -> Iterator[OpenFile]:
-    """Open `path` for reading, inside the resolved folder `root` where one is given.
+def entry_of(folders: OpenFolders, path: Path, root: Path | None) -> Entry:
+    """What lies at `path`, below `root` where one is given. Raises FileGone or RetryLater."""
+    try:
+        return folders.entry(str(path), None if root is None else str(root))
+    except OSError as error:
+        raise _left(error) from None
 
-    Raises FileGone, RejectFile (not a regular file, outside the root, too large) or
-    RetryLater (no permission, input/output error).
+
+@contextmanager
+def opened(entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None) -> Iterator[OpenFile]:
+    """Open a file for reading, unless somebody writes it.
+
+    seen: its size in bytes and its mtime in nanoseconds when it was found complete. It has to be the same still
+        where the kernel cannot tell who writes it.
+
+    Raises FileGone, RejectFile (not a regular file, too large) or
+    RetryLater (being written, changed, no permission, input/output error).
     """
     # O_NONBLOCK: opening a FIFO must not wait for a writer.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags)
+        descriptor = entry.open(os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise explained(error) from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+        raise _explained(error) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RejectFile("not a regular file", hint="drop the file itself, not a link, pipe or device")
     with open(descriptor, "rb", buffering=0) as file:
-        if root is not None and not _inside(root, descriptor, path):
-            raise RejectFile("the path leads out of the input folder", hint="a folder on the way is a link")
+        with lease.held(descriptor) as writer:
+            _check_unwritten(writer)
+            status = os.fstat(descriptor)
+        if writer is WriterState.UNKNOWN and seen not in (None, (status.st_size, status.st_mtime_ns)):
+            raise RetryLater(
+                "it changed since it was found complete",
+                hint="it is read when it is at rest",
+                after_seconds=_STILL_WRITTEN_SECONDS,
+            )
         if status.st_size > max_bytes:
             raise RejectFile(
                 f"{status.st_size} bytes are more than MAX_FILE_BYTES allows ({max_bytes})",
                 hint="split the file or raise MAX_FILE_BYTES",
             )
-        yield OpenFile(path, file, Identity.of(status))
+        yield OpenFile(entry.name, file, Identity.of(status), _times_tell(status))
 
 
-def _inside(root: Path, descriptor: int, path: Path) -> bool:
-    try:
-        real = os.readlink(f"/proc/self/fd/{descriptor}")
-    except OSError:  # no /proc here
-        real = os.path.realpath(path)
-    return real.startswith(f"{root}{os.sep}")
+def _times_tell(status: os.stat_result) -> bool:
+    """Whether a change from now on, and nothing else, shows in the file's times.
+
+    A long file is waited for until it does.
+    """
+    if status.st_nlink > 1:
+        return False  # making or removing another link to it does too
+    while (seconds := _TICK_SECONDS - abs(time.time() - status.st_ctime)) > 0:
+        if status.st_size <= READ_BYTES:
+            return False
+        time.sleep(seconds)
+    return True
 
 
-def explained(error: OSError) -> FileGone | RejectFile | RetryLater:
+def _explained(error: OSError) -> FileGone | RejectFile | RetryLater:
     match error.errno:
-        case errno.ENOENT | errno.ENOTDIR | errno.ESTALE:
-            return FileGone("the file is no longer there")
         case errno.ELOOP | errno.EMLINK:
             return RejectFile("a symbolic link", hint="links are not followed: drop the file itself")
         case errno.ENXIO:
             return RejectFile("not a regular file", hint="drop the file itself, not a socket or device")
+        case _:
+            return _left(error)
+
+
+def _left(error: OSError) -> FileGone | RetryLater:
+    if isinstance(error, LeadsOut):
+        return RetryLater(
+            "a folder on its way is a link, or leads out of the input folder",
+            hint="it is left alone: put the file itself into a folder below the input folder",
+        )
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR | errno.ESTALE:
+            return FileGone("the file is no longer there")
         case errno.EACCES | errno.EPERM:
             return RetryLater("no permission to read the file", hint="chmod it so that Tidegate's user can read it")
         case _:
-            return RetryLater(f"cannot be read: {error.strerror}")
+            return unreadable(error)
 
 
 def content(source: OpenFile, *, max_bytes: int) -> Content:
@@ -130,7 +198,7 @@ def content(source: OpenFile, *, max_bytes: int) -> Content:
 
     Reading raises RejectFile when the compression is broken or more than `max_bytes` come out.
     """
-    if is_compressed(source.path.name):
+    if is_compressed(source.name):
         return io.BufferedReader(_Gunzip(source.raw(), max_bytes), READ_BYTES)
     return source.raw()
 

@@ -28,6 +28,7 @@ from flows import Flows
 from models.errors import RetryLater, StopDaemon, TidegateError
 from models.flow import Flow
 from services.db import sqlstate
+from services.files.directory import Folder
 from services.files.folders import Folders
 from services.ledger import inbound as ledger
 
@@ -86,7 +87,8 @@ class Pipeline:
         try:
             with self._connection() as connection:
                 root = self.router.root
-                recovery.recover(connection, flow, self._folders, root / flow if root and flow else None)
+                inputs = Folder(root) / flow if root and flow else None
+                recovery.recover(connection, flow, self._folders, inputs)
         except (RetryLater, StopDaemon):
             raise
         except Exception as error:  # noqa: BLE001  # files are loaded all the same

@@ -77,7 +77,7 @@ def _at_once(file: InboundFile, batches: Iterator[CheckedBatch]) -> ReadResult:
 
 
 def _batches(source: OpenFile, validator: Validator, max_bytes: int, go_on: GoOn) -> Iterator[CheckedBatch]:
-    name = source.path.name
+    name = source.name
     try:
         content = open_file.content(source, max_bytes=max_bytes)
         found = detect.format_of(name, content.peek(PEEK_BYTES), validator.flow)

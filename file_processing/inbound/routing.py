@@ -9,8 +9,9 @@ from file_processing.inbound import open_file
 from file_processing.inbound.formats import detect
 from file_processing.inbound.formats.base import Rejection
 from flows import Flows
-from models.errors import RejectFile
+from models.errors import RejectFile, RetryLater
 from models.flow import Flow
+from services.files.directory import OpenFolders
 from services.text import printable
 
 PEEK_BYTES = 64 * 1024
@@ -18,7 +19,10 @@ PEEK_BYTES = 64 * 1024
 
 
 class DroppedFile(Protocol):
-    """A path that was found complete. relative: below the input folder. size: in bytes, when it was found."""
+    """A path that was found complete.
+
+    relative: below the input folder. size, mtime_ns: in bytes and nanoseconds, when it was found.
+    """
 
     @property
     def path(self) -> Path: ...
@@ -28,6 +32,8 @@ class DroppedFile(Protocol):
     def seen_at(self) -> datetime: ...
     @property
     def size(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,11 @@ class Router:
 
     def route(self, dropped: DroppedFile) -> RoutedFile:
         """By folder, else by content. Raises FileGone or RetryLater."""
+        if dropped.relative in self.flows and dropped.path.is_symlink():
+            raise RetryLater(
+                "a flow's folder is a link, and links are not followed",
+                hint="it is left alone: put a folder in its place, or mount the other one there",
+            )
         try:
             flow = by_folder(PurePath(dropped.relative), self.flows)
         except RejectFile as error:
@@ -61,7 +72,12 @@ class Router:
     def route_by_content(self, dropped: DroppedFile) -> RoutedFile:
         """By name and content alone. Raises FileGone or RetryLater."""
         try:
-            with open_file.opened(dropped.path, root=self.root, max_bytes=self.max_bytes) as source:
+            with (
+                OpenFolders() as folders,
+                open_file.opened(
+                    open_file.entry_of(folders, dropped.path, self.root), max_bytes=self.max_bytes
+                ) as source,
+            ):
                 head = open_file.content(source, max_bytes=self.max_bytes).read(PEEK_BYTES)
             return RoutedFile(dropped, by_content(dropped.path.name, head, self.flows).name)
         except RejectFile as error:

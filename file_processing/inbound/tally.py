@@ -60,7 +60,7 @@ def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow 
         name=file.name,
         path=file.place,
         sha256=file.sha256,
-        bytes=file.identity.bytes,
+        bytes=file.state.identity.bytes,
         status=status,
         seen_at=file.dropped.seen_at,
         node=node,

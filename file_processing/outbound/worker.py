@@ -13,12 +13,13 @@ from loguru import logger
 from psycopg import Connection
 
 from file_processing.outbound.outbox import Outbox, SealedBatch
-from file_processing.outbound.write import remove_abandoned, sync, write
+from file_processing.outbound.write import OutputFolder
 from flows import Flows
 from models.errors import RetryLater, TidegateError
 from models.flow import Flow
 from services.db import sqlstate
 from services.db.engine import Connect
+from services.files.directory import Folder
 from services.ledger.locks import AnotherWriter, only_writer
 from services.ledger.outbound import SealedFile, listen
 from services.runtime import prefetch
@@ -63,7 +64,7 @@ class FlowWriter:
     ) -> None:
         self.flow = flow
         self._outbox = Outbox(flow, node)
-        self._folder = output_dir / flow.name
+        self._folder = Folder(output_dir / flow.name)
         self._fsync = any(outbound.fsync for outbound in flow.outbound)
         self._stopping = stopping
         self._tell = tell
@@ -80,7 +81,8 @@ class FlowWriter:
         """
         with only_writer(sealing, self.flow.name):
             while (files := self._outbox.rows.open_files(marking)) and not self._stopping.is_set():
-                remove_abandoned(self._folder, [file.name for file in files])
+                with OutputFolder(self._folder) as folder:
+                    folder.remove_abandoned([file.name for file in files])
                 self._mark(marking, self._write(SealedBatch(files)))
             return self._write_changed(marking, sealing, lingers=lingers)
 
@@ -100,14 +102,15 @@ class FlowWriter:
         """Put the files of a batch into their folder, up to the first one that it does not take."""
         files: list[tuple[SealedFile, Path]] = []
         failed = None
-        for file in batch.files:
-            try:
-                files.append((file, write(self._folder, file.name, file.content, fsync=self._fsync)))
-            except RetryLater as error:
-                failed = (file, error)
-                break
-        if self._fsync:
-            sync(self._folder, [file.name for file, _ in files])
+        with OutputFolder(self._folder) as folder:
+            for file in batch.files:
+                try:
+                    files.append((file, folder.write(file.name, file.content, fsync=self._fsync).path))
+                except RetryLater as error:
+                    failed = (file, error)
+                    break
+            if self._fsync:
+                folder.sync([file.name for file, _ in files])
         return _WrittenBatch(tuple(files), batch.due_seconds, failed)
 
     def _mark(self, marking: Connection, batch: _WrittenBatch) -> None:

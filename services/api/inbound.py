@@ -17,6 +17,7 @@ from models.flow import Flow
 from services.api import bodies, idempotency
 from services.api.problems import Problem, described
 from services.api.uploads import TooLarge, Upload
+from services.files.directory import Folder
 from services.ledger import receipts, replay
 
 Lend = Callable[[], AbstractContextManager[Connection]]
@@ -123,7 +124,7 @@ class _Intake:
 
     async def _store(self, request: Request, flow: str, suffix: str, key: str | None) -> receipts.Receipt:
         bodies.refuse_announced(request, self._max_bytes, "MAX_FILE_BYTES allows")
-        with Upload(self._input_dir / flow, suffix, self._max_bytes) as upload:
+        with Upload(Folder(self._input_dir) / flow, suffix, self._max_bytes) as upload:
             await _fill(upload, request)
             receipt = await run_in_threadpool(self._keep, upload, flow, key)
         logger.bind(flow=flow, file=receipt.name, receipt=receipt.id).info(

@@ -3,13 +3,12 @@
 import hashlib
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
 from models.errors import RetryLater, TidegateError
-from services.files import durable
+from services.files.directory import Folder
 from services.files.durable import Temporary
 
 
@@ -23,15 +22,16 @@ class Upload:
     All of it raises RetryLater when the folder cannot take the file.
     """
 
-    def __init__(self, folder: Path, suffix: str, max_bytes: int) -> None:
+    def __init__(self, folder: Folder, suffix: str, max_bytes: int) -> None:
         self.name = f"webhook-{uuid.uuid4().hex}{suffix}"
         self.bytes = 0
-        self._folder = folder
         self._suffix = suffix
         self._max_bytes = max_bytes
         self._digest = hashlib.sha256()
-        with _disk():
-            self._temporary = Temporary(folder)
+        with _disk(), ExitStack() as opened:
+            self._folder = opened.enter_context(folder.open(make=True))
+            self._temporary = opened.enter_context(Temporary(self._folder))
+            self._open = opened.pop_all()
 
     @property
     def sha256(self) -> bytes:
@@ -62,7 +62,7 @@ class Upload:
         """Give the file its name; when this returns, a power cut leaves it where it is."""
         with _disk():
             self._temporary.replace(self.name)
-            durable.sync_folder(self._folder)
+            self._folder.sync()
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +71,7 @@ class Upload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _disk():
-            self._temporary.__exit__(kind, error, trace)
+            self._open.__exit__(kind, error, trace)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Coroutine
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from loguru import logger
@@ -21,7 +21,8 @@ from services.db.engine import Connect
 from services.destinations.dispatch import OpenSender
 from services.destinations.sender import Doubtful, DoubtfulStop, OutgoingFile, Sender, TurnedDown
 from services.files import move
-from services.files.move import Identity
+from services.files.directory import Folder, OpenFolders
+from services.files.move import Identity, ReadState
 from services.ledger import deliveries, locks, replay
 from services.ledger.deliveries import Deliveries, DueFile
 from services.runtime.supervisor import Job, Tell, in_thread
@@ -60,7 +61,7 @@ class Delivery:
         self, flow: Flow, destination: Destination, output_dir: Path, connect: Connect, sender: OpenSender
     ) -> None:
         self._flow = flow.name
-        self._folder = output_dir / flow.name
+        self._folder = Folder(output_dir / flow.name)
         self._in_order = destination.in_order
         self._deliveries = Deliveries(flow.name, destination.documents, in_order=destination.in_order, doubts=DOUBTS)
         self._answer_seconds = destination.answer_seconds
@@ -137,7 +138,7 @@ class Delivery:
 
     def _opened(self, connection: Connection, due: DueFile) -> OutgoingFile | None:
         """The file as the ledger knows it; None when it is not to be sent, which the ledger then says."""
-        content = read(self._folder / due.name)
+        content = read(self._folder, due.name)
         if content is not None and hashlib.sha256(content).digest() == due.sha256:
             return OutgoingFile(due.id, due.name, content, due.sha256, due.doubtful)
         if deliveries.superseded(connection, due.id):
@@ -155,19 +156,21 @@ class Delivery:
 
     def _move_away(self, connection: Connection, number: int, name: str, sha256: bytes) -> None:
         """Move a delivered file to its folder, unless a newer state lies under its name."""
-        path = self._folder / name
-        target = self._folder / DELIVERED / name
+        parent = PurePath(name).parent
         place = "replaced by a newer state"
         try:
-            identity = Identity.of(os.lstat(path))
-            content = read(path)
-            if content is not None and hashlib.sha256(content).digest() == sha256:
-                place = str(move.move(path, target.parent, target.name, number, identity))
+            with OpenFolders() as opened:
+                source = opened.open(self._folder / parent).entry(PurePath(name).name)
+                state = ReadState(Identity.of(source.status()))
+                content = read(self._folder, name)
+                if content is not None and hashlib.sha256(content).digest() == sha256:
+                    target = opened.open(self._folder / DELIVERED / parent, make=True)
+                    place = str(move.move(source, target, source.name, number, state).path)
         except (FileNotFoundError, FileGone):
             pass
-        except RetryLater as error:
+        except (OSError, RetryLater) as error:
             logger.warning("#{} {} is delivered, and stays where it is: {}", number, name, error)
-            place = str(path)
+            place = str(self._folder.path / name)
         deliveries.filed(connection, number, place)
 
 
@@ -187,15 +190,20 @@ async def _finished(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def read(path: Path) -> bytes | None:
-    """Raises RetryLater when it cannot be read although it is there."""
+def read(folder: Folder, name: str) -> bytes | None:
+    """What a file in an output folder holds. Raises RetryLater when it cannot be read although it is there."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        with (
+            (folder / PurePath(name).parent).open() as opened,
+            open(opened.entry(PurePath(name).name).open(os.O_RDONLY | os.O_NONBLOCK), "rb") as file,
+        ):
             return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RetryLater(f"{path} cannot be read: {error.strerror}", hint="mend its permissions") from error
+        raise RetryLater(
+            f"{folder.path / name} cannot be read: {error.strerror}", hint="mend its permissions"
+        ) from error
 
 
 def deliver_again(connection: Connection, output_dir: Path, file_id: int) -> bool:
@@ -204,7 +212,7 @@ def deliver_again(connection: Connection, output_dir: Path, file_id: int) -> boo
     if found is None:
         return False
     flow, name, sha256 = found
-    content = read(output_dir / flow / name)
+    content = read(Folder(output_dir / flow), name)
     if content is None or hashlib.sha256(content).digest() != sha256:
         return False
     return replay.deliver_again(connection, file_id)

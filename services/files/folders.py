@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from services.files.directory import Folder
+
 UNROUTED = "_unrouted"
 """Stands for the flow's name in the folders of files that belong to no flow."""
 
@@ -15,11 +17,11 @@ class Folders:
     archive: Path
     rejected: Path
 
-    def archive_of(self, flow: str | None) -> Path:
-        return self.archive / (flow or UNROUTED)
+    def archive_of(self, flow: str | None) -> Folder:
+        return Folder(self.archive / (flow or UNROUTED))
 
-    def archive_on(self, flow: str | None, day: datetime) -> Path:
+    def archive_on(self, flow: str | None, day: datetime) -> Folder:
         return self.archive_of(flow) / day.astimezone(UTC).date().isoformat()
 
-    def rejected_of(self, flow: str | None) -> Path:
-        return self.rejected / (flow or UNROUTED)
+    def rejected_of(self, flow: str | None) -> Folder:
+        return Folder(self.rejected / (flow or UNROUTED))

@@ -1,64 +1,155 @@
-"""Moving files: never over another one, never one that was not read."""
+"""Moving files: never over another one, never one that was not read, never one that somebody still writes."""
 
 import errno
-import filecmp
+import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import FileGone, RetryLater
-from services.files import durable
+from services.files import durable, lease
+from services.files.directory import Directory, Entry
+from services.files.lease import WriterState
 from services.files.names import numbered
 
 COPY_BYTES = 1 << 20
 
-_ANOTHER = "another file has taken its place"
+_ANOTHER = "another file has taken its place, or it is written to"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which file, with which content, as far as the file system can tell."""
+    """Which file, in which state, as far as the file system can tell. Renaming changes `ctime_ns` as writing does."""
 
     device: int
     inode: int
     bytes: int
     mtime_ns: int
+    ctime_ns: int
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Identity":
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def is_moved(self, status: os.stat_result) -> bool:
+        """Whether this is still it, apart from its name."""
+        found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return found == (self.device, self.inode, self.bytes, self.mtime_ns)
 
 
-def move(source: Path, folder: Path, name: str, number: int, identity: Identity | None) -> Path:
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """A file as it was read. sha256: where its times alone cannot tell whether it was written to since."""
+
+    identity: Identity
+    sha256: bytes | None = None
+
+    def fits(self, status: os.stat_result) -> bool:
+        """Whether this may still be it; where there is a digest, it has the last word."""
+        return self.identity == Identity.of(status) or (self.sha256 is not None and self.identity.is_moved(status))
+
+
+def move(source: Entry, folder: Directory, name: str, number: int, read: ReadState | None) -> Entry:
     """Move `source` into `folder` under `name`, or under `name` with `number` where that is taken.
 
-    identity: what was read. A file that is another one by now stays in its place.
+    A file with further links is copied, so that none of them leads to what is kept.
+
+    read: what was read. A file that is another one by now, or that somebody writes to, stays in its place.
 
     Raises FileGone when it is no longer there (or no longer the one that was read) and
     RetryLater when the folder cannot take it.
     """
     try:
-        if identity is not None and Identity.of(os.lstat(source)) != identity:
-            raise FileGone(_ANOTHER)
-        try:
-            target = durable.rename(source, folder, name, number)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            return _copy(source, folder, name, number, identity)
-        if identity is not None and Identity.of(os.lstat(target)) != identity:
-            # It took the place between the look and the rename, and nobody has read it.
-            durable.rename(target, source.parent, source.name, number)
-            raise FileGone(_ANOTHER)
+        with _opened(source, read) as descriptor:
+            if not _is_linked(source.status()):
+                with _across_file_systems():
+                    return _rename(source, folder, name, number, read, descriptor)
+        return _copy(source, folder, name, number, read)
     except OSError as error:
-        raise explained(error, source, folder) from None
+        raise not_moved(error, source, folder.path) from None
+
+
+def _rename(
+    source: Entry, folder: Directory, name: str, number: int, read: ReadState | None, descriptor: int | None
+) -> Entry:
+    with _at_rest(source, read, descriptor) as status:
+        target = durable.rename(source, folder, name, number)
+    moved = target.status()
+    same = Identity.of(status).is_moved(moved) and not _is_linked(moved)
+    if not same or not _is_unwritten(descriptor, read):
+        # Another file, another link or a writer came between the look and the rename.
+        durable.rename(target, source.folder, source.name, number)
+        raise FileGone(_ANOTHER)
     return target
 
 
-def explained(error: OSError, source: Path, folder: Path) -> FileGone | RetryLater:
-    if error.errno == errno.ENOENT and not os.path.lexists(source):
+def _is_linked(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+@contextmanager
+def _across_file_systems() -> Iterator[None]:
+    """What cannot be renamed because the folders lie on two file systems is no fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+
+
+@contextmanager
+def _opened(source: Entry, read: ReadState | None) -> Iterator[int | None]:
+    """A descriptor by which the kernel can be asked about its writers; None where it cannot, or need not."""
+    if read is None or not stat.S_ISREG(source.status().st_mode):
+        yield None
+        return
+    try:
+        descriptor = source.open(os.O_RDONLY | os.O_NONBLOCK)
+    except PermissionError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _at_rest(source: Entry, read: ReadState | None, descriptor: int | None) -> Iterator[os.stat_result]:
+    """Its status, once it is known to be what was read; who would write to it waits as long as this is in use.
+
+    Raises FileGone, OSError.
+    """
+    with ExitStack() as stack:
+        writer = stack.enter_context(lease.held(descriptor)) if descriptor is not None else WriterState.UNKNOWN
+        status = source.status()
+        if writer is WriterState.WRITING or (read is not None and not read.fits(status)):
+            raise FileGone(_ANOTHER)
+        yield status
+
+
+def _is_unwritten(descriptor: int | None, read: ReadState | None) -> bool:
+    """Whether nobody came to write to it who was kept waiting, or whom its times do not tell of."""
+    if descriptor is None or read is None:
+        return True
+    if lease.writer_state(descriptor) is WriterState.WRITING:
+        return False
+    return read.sha256 is None or _digest(descriptor) == read.sha256
+
+
+def _digest(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def not_moved(error: OSError, source: Entry, folder: Path) -> FileGone | RetryLater:
+    """Why `source` cannot be moved to `folder`."""
+    if error.errno == errno.ENOENT and not _is_there(source):
         return FileGone("the file is no longer there")
     return RetryLater(
         f"{source.name!r} cannot be moved to {folder}: {error.strerror or error}",
@@ -66,27 +157,41 @@ def explained(error: OSError, source: Path, folder: Path) -> FileGone | RetryLat
     )
 
 
-def _copy(source: Path, folder: Path, name: str, number: int, identity: Identity | None) -> Path:
+def _is_there(entry: Entry) -> bool:
+    try:
+        entry.status()
+    except OSError:
+        return False
+    return True
+
+
+def _copy(source: Entry, folder: Directory, name: str, number: int, read: ReadState | None) -> Entry:
     """Move across file systems: copy, fsync, rename, fsync of the folder, unlink.
 
     A crash on the way leaves the source; the next try finds the whole copy, or makes it anew.
     """
-    status = source.lstat()
-    target = next((p for p in (folder / name, folder / numbered(name, number)) if _is_copy(p, source, status)), None)
+    status = source.status()
+    read = read or ReadState(Identity.of(status))
+    copies = (folder.entry(each) for each in (name, numbered(name, number)))
+    target = next((copy for copy in copies if _is_copy(copy, source, status)), None)
     if target is None:
         copy = _copy_regular if stat.S_ISREG(status.st_mode) else _copy_special
         target = copy(source, status, folder, name, number)
-        durable.sync_folder(folder)
-    if Identity.of(source.lstat()) != (identity or Identity.of(status)):
-        target.unlink()
-        raise FileGone(_ANOTHER)
-    source.unlink()
+        folder.sync()
+    with _opened(source, read) as descriptor:
+        try:
+            with _at_rest(source, read, descriptor):
+                if read.sha256 is not None and descriptor is not None and _digest(descriptor) != read.sha256:
+                    raise FileGone(_ANOTHER)
+                source.unlink()
+        except FileGone:
+            target.unlink()
+            raise
     return target
 
 
-def _copy_regular(source: Path, status: os.stat_result, folder: Path, name: str, number: int) -> Path:
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "rb") as original, durable.Temporary(folder) as copy:
+def _copy_regular(source: Entry, status: os.stat_result, folder: Directory, name: str, number: int) -> Entry:
+    with open(source.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as original, durable.Temporary(folder) as copy:
         shutil.copyfileobj(original, copy.file, COPY_BYTES)
         copy.sync()
         os.fchmod(copy.file.fileno(), stat.S_IMODE(status.st_mode))
@@ -94,25 +199,35 @@ def _copy_regular(source: Path, status: os.stat_result, folder: Path, name: str,
         return copy.place(name, number)
 
 
-def _copy_special(source: Path, status: os.stat_result, folder: Path, name: str, number: int) -> Path:
+def _copy_special(source: Entry, status: os.stat_result, folder: Directory, name: str, number: int) -> Entry:
     """A link, pipe or device: rejected, and kept as what it is."""
-    durable.make_folder(folder)
-    copy = durable.temporary_path(folder)
+    copy = folder.entry(durable.temporary_name())
     if stat.S_ISLNK(status.st_mode):
-        copy.symlink_to(source.readlink())
+        os.symlink(os.readlink(source.name, dir_fd=source.folder.descriptor), copy.name, dir_fd=folder.descriptor)
     else:
-        os.mknod(copy, status.st_mode, status.st_rdev)
+        os.mknod(copy.name, status.st_mode, status.st_rdev, dir_fd=folder.descriptor)
     try:
         return durable.rename(copy, folder, name, number)
     finally:
         copy.unlink(missing_ok=True)
 
 
-def _is_copy(target: Path, source: Path, status: os.stat_result) -> bool:
+def _is_copy(target: Entry, source: Entry, status: os.stat_result) -> bool:
     """Whether `target` is the copy that a crash kept us from removing `source` after."""
     try:
-        found = target.lstat()
+        found = target.status()
     except FileNotFoundError:
         return False
     same = (found.st_mode, found.st_size, found.st_mtime_ns) == (status.st_mode, status.st_size, status.st_mtime_ns)
-    return same and stat.S_ISREG(status.st_mode) and filecmp.cmp(source, target, shallow=False)
+    return same and stat.S_ISREG(status.st_mode) and _same_bytes(target, source)
+
+
+def _same_bytes(one: Entry, other: Entry) -> bool:
+    digests = []
+    for entry in (one, other):
+        descriptor = entry.open(os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            digests.append(_digest(descriptor))
+        finally:
+            os.close(descriptor)
+    return digests[0] == digests[1]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from services.observer.completeness import look
+from services.files.directory import OpenFolders
+from services.observer.completeness import Look, look
 from services.observer.hints import Hints
 from services.observer.paths import FoundFile, Paths, Stand
 from services.observer.scan import scan
@@ -169,9 +170,16 @@ class Inbox:
     def _look(self, paths: list[str], *, certain: bool) -> None:
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
-            looks = [(path, look(path, lease=self._lease)) for path in batch]
+            with OpenFolders() as folders:
+                looks = [(path, self._look_at(folders, path)) for path in batch]
             if not self._paths.note(looks, certain=certain):
                 self._more_in_folder = True
+
+    def _look_at(self, folders: OpenFolders, path: str) -> Look | None:
+        try:
+            return look(folders.entry(path, self._root), lease=self._lease)
+        except OSError:
+            return None
 
     def _scan_all(self, now: float) -> None:
         entered: set[str] = set()

@@ -102,7 +102,6 @@ class Paths:
         known.certain |= certain
         reason = reason_to_wait(
             seen,
-            certain=known.certain,
             rested_seconds=now - known.rests_since,
             settle_seconds=self._settle_seconds,
         )

@@ -16,6 +16,7 @@ from psycopg import Connection, sql
 
 from models.connector import JsonObject, RestMaster
 from models.flow import Flow
+from services.files.directory import Folder
 from services.ledger import queries, replay
 from services.sources.arrival import arrive
 
@@ -41,7 +42,7 @@ class LocalReplica:
     def __init__(self, flow: Flow, master: RestMaster, input_dir: Path) -> None:
         self._flow = flow
         self._master = master
-        self._folder = input_dir / flow.name
+        self._folder = Folder(input_dir) / flow.name
         assert flow.newest_by is not None
         names = {"table": sql.Identifier(flow.sql_table.name), "newest_by": sql.Identifier(flow.newest_by)}
         self._alive, self._here, self._documents = (

@@ -14,6 +14,7 @@ from psycopg import Connection
 from models.connector import RestSource, SourcePage
 from models.errors import RetryLater
 from services.db.engine import Connect
+from services.files.directory import Folder
 from services.ledger import cursors, locks, replay
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.sources.arrival import arrive
@@ -38,7 +39,7 @@ class RestPoller:
     def __init__(self, flow: str, source: RestSource, settings: Settings, connect: Connect) -> None:
         self._flow = flow
         self._source = source
-        self._folder = settings.input_dir.resolve() / flow
+        self._folder = Folder(settings.input_dir.resolve()) / flow
         self._address = settings.text(source.address)
         self._token = settings.secret(source.token) if source.token else None
         self._interval_seconds = float(settings.text(source.interval))

@@ -16,7 +16,8 @@ from psycopg import Connection
 from models.connector import SftpSource
 from models.errors import RetryLater
 from services.db.engine import Connect
-from services.files import durable, names
+from services.files import names
+from services.files.directory import Folder
 from services.files.durable import Temporary
 from services.ledger import cursors, locks
 from services.runtime.supervisor import Job, Tell, in_thread
@@ -57,7 +58,7 @@ class SftpFetcher:
     def __init__(self, flow: str, source: SftpSource, settings: Settings, connect: Connect) -> None:
         self._flow = flow
         self._source = source
-        self._input = settings.input_dir.resolve() / flow
+        self._input = Folder(settings.input_dir.resolve()) / flow
         self._login = ssh.Login.of(source.server, settings)
         self._folder = os.fsencode(settings.text(source.folder))
         self._archive = os.fsencode(settings.text(source.archive))
@@ -184,11 +185,15 @@ class SftpFetcher:
     ) -> list[FetchedFile]:
         """Those of the files that could be had."""
         at_once = asyncio.Semaphore(self._source.parallel)
+        try:
+            folder = temporaries.enter_context(self._input.open(make=True))
+        except OSError as error:
+            raise self._not_written(error) from error
 
         async def download(file: RemoteFile) -> FetchedFile | None:
             async with at_once:
                 try:
-                    here = temporaries.enter_context(Temporary(self._input))
+                    here = temporaries.enter_context(Temporary(folder))
                     return await self._download(session, file, here)
                 except asyncssh.SFTPConnectionLost:
                     raise
@@ -207,8 +212,10 @@ class SftpFetcher:
                 size = len(content)
                 here.file.write(content)
             else:
-                await session.ask(session.sftp.get(path, os.fsencode(here.path), progress_handler=session.heard))
-                size = (await in_thread(here.path.stat)).st_size
+                # By its descriptor: what has the temporary name by now need not be that file.
+                local = f"/proc/self/fd/{here.file.fileno()}".encode()
+                await session.ask(session.sftp.get(path, local, progress_handler=session.heard))
+                size = os.fstat(here.file.fileno()).st_size
         except OSError as error:
             if session.is_cut:
                 raise
@@ -225,13 +232,13 @@ class SftpFetcher:
                 one.here.sync()
             for number, one in enumerate(group, start=1):
                 one.here.place(one.name, number)
-            durable.sync_folder(self._input)
+            group[0].here.entry.folder.sync()
         except OSError as error:
             raise self._not_written(error) from error
 
     def _not_written(self, error: OSError) -> RetryLater:
         return RetryLater(
-            f"files cannot be written to {self._input}: {error.strerror or error}",
+            f"files cannot be written to {self._input.path}: {error.strerror or error}",
             hint="make room or mend the permissions there",
         )
 

@@ -24,12 +24,13 @@ from file_processing.inbound.formats import detect
 from services.api import app as api_app, idempotency, server
 from services.api.problems import Problem
 from services.db import engine as databases
-from services.files.durable import Temporary, temporary_path
+from services.files.durable import Temporary, temporary_name
 from services.ledger import receipts
 from services.runtime.status_file import JobPhase
 from services.runtime.supervisor import Job, Supervisor, Tell
 from settings import Settings
 from tests.support import api_fault_points, processes
+from tests.support.by_path import folder_at
 from tests.support.processes import ROOT
 from tests.support.sites import Site, free_port, running
 from tests.support.waiting import eventually
@@ -442,9 +443,9 @@ def answers(client: httpx.Client) -> bool:
 def test_what_a_crash_left_of_a_body_is_removed_and_what_others_still_write_is_not(site: Site) -> None:
     folder = site.input / "vehicle_status"
     folder.mkdir()
-    temporary_path(folder).touch()
-    with Temporary(folder) as others, running(site):
-        eventually(lambda: site.waiting() == [others.path], what="the removal")
+    (folder / temporary_name()).touch()
+    with folder_at(folder) as opened, Temporary(opened) as others, running(site):
+        eventually(lambda: site.waiting() == [others.entry.path], what="the removal")
 
 
 def test_a_port_in_use_is_a_sentence_and_no_end(site: Site) -> None:

@@ -17,11 +17,12 @@ import psycopg
 import pytest
 
 import flows as flow_folder
-from file_processing.outbound import write as writing
 from file_processing.outbound.outbox import Outbox
+from file_processing.outbound.write import OutputFolder
 from models.outbound import Form, Row
 from services.db import engine as databases
 from services.files import durable
+from services.files.directory import Directory, Entry, Folder
 from services.ledger.locks import only_writer
 from tests.support.disks import read_only, small_disk
 from tests.support.flow_files import flow_files
@@ -232,8 +233,8 @@ def test_a_customer_gets_one_package_whichever_daemon_lives(site: Site) -> None:
 
 
 def no_room(patch: pytest.MonkeyPatch) -> None:
-    def full(folder: Path, name: str, content: bytes, *, fsync: bool) -> Path:
-        if folder.name == "work_orders":
+    def full(folder: Directory, name: str, content: bytes, *, fsync: bool) -> Entry:
+        if folder.path.name == "work_orders":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return replace_file(folder, name, content, fsync=fsync)
 
@@ -390,7 +391,8 @@ def test_an_old_state_never_stays_over_a_newer_one(site: Site) -> None:
         site.call("emit")
         assert json.loads((folder / "1.json").read_text())["isDone"]
         (late,) = sealed.files
-        writing.write(folder, late.name, late.content, fsync=False)
+        with OutputFolder(Folder(folder)) as output:
+            output.write(late.name, late.content, fsync=False)
         with database.connect() as again:
             outbox.rows.mark_written(again, [late.id])
     site.call("emit")

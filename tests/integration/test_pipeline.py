@@ -20,6 +20,7 @@ from file_processing.inbound.open_file import OpenFile
 from models.errors import RetryLater
 from services.db import engine as databases, schema
 from services.files import move
+from services.files.directory import Entry
 from services.ledger import inbound as ledger
 from tests.support.flow_files import flow_files
 from tests.support.sites import Site, running
@@ -199,10 +200,10 @@ def test_an_archive_that_takes_nothing_delays_the_move_and_not_the_rows(site: Si
 def test_a_pipe_that_cannot_be_moved_is_recorded_once(
     site: Site, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries: list[Path] = []
+    tries: list[Entry] = []
     original = move.move
 
-    def moved(source: Path, *rest: Any) -> Path:
+    def moved(source: Entry, *rest: Any) -> Entry:
         tries.append(source)
         if len(tries) < 4:
             raise RetryLater("no room")
@@ -231,9 +232,9 @@ def test_a_long_file_that_changes_while_it_is_read_waits_and_the_others_load(
     original = OpenFile.check_unchanged
 
     def check(source: OpenFile) -> None:
-        if source.path.name == "long.json" and len(changes) < 3:
+        if source.name == "long.json" and len(changes) < 3:
             changes.append(1)
-            os.utime(source.path, ns=(1, len(changes)))
+            os.utime(source.file.fileno(), ns=(1, len(changes)))
         original(source)
 
     monkeypatch.setattr(OpenFile, "check_unchanged", check)
@@ -242,8 +243,9 @@ def test_a_long_file_that_changes_while_it_is_read_waits_and_the_others_load(
         drop(site, f"{n}.json", reports(f"v{n}"))
     with running(site):
         lines = site.settled(6)
-    (told,) = [line for line in logged if "long.json waits" in line]
-    assert "changed while it was read" in told
+    told = [line for line in logged if "long.json waits" in line]
+    assert all("changed while it was read" in line for line in told)
+    assert len(told) == 3
     assert {line["status"] for line in lines} == {"loaded"}
     assert lines[-1]["name"] == "long.json"
     assert lines[-1]["inserted"] == LONG
@@ -286,7 +288,7 @@ def before_it_is_moved(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], ob
     """After a file was read and committed; once."""
     original, left = move.move, [happens]
 
-    def moved(*arguments: Any) -> Path:
+    def moved(*arguments: Any) -> Entry:
         if left:
             left.pop()()
         return original(*arguments)

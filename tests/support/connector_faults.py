@@ -48,7 +48,7 @@ DELIVERY: dict[str, tuple[Patch, ...]] = {
     "before it is sent": (before(RestSender, "_post", 2),),
     "sent, not marked": (answered(RestSender, "send", 2),),
     "marked, not moved": (before(Delivery, "_move_away", 2),),
-    "moved, not noted": (after(move, "move", 2, lambda path, *_: "output" in path.parts),),
+    "moved, not noted": (after(move, "move", 2, lambda entry, *_: "output" in entry.path.parts),),
     "noted": (after(Delivery, "_move_away", 2),),
 }
 
@@ -66,7 +66,7 @@ POLLING: dict[str, tuple[Patch, ...]] = {
     "before a page is placed": (_short_pages, before(RestPoller, "_place", 2)),
     "a page has no name yet": (
         _short_pages,
-        before(durable, "rename", 2, lambda path, *_: path.name.endswith(".part")),
+        before(durable, "rename", 2, lambda entry, *_: entry.name.endswith(".part")),
     ),
     "a page is placed": (_short_pages, after(RestPoller, "_place", 2)),
     "a page is remembered": (_short_pages, after(cursors, "move", 2)),
@@ -75,7 +75,7 @@ POLLING: dict[str, tuple[Patch, ...]] = {
 
 FETCHING: dict[str, tuple[Patch, ...]] = {
     "before files are placed": (before(SftpFetcher, "_place"),),
-    "one of the files has its name": (before(durable, "rename", 3, lambda path, *_: path.name.endswith(".part")),),
+    "one of the files has its name": (before(durable, "rename", 3, lambda entry, *_: entry.name.endswith(".part")),),
     "files are placed": (after(SftpFetcher, "_place"),),
     "files are remembered": (after(cursors, "move"),),
     "one of the files is archived": (before(remote_files, "archive", 3),),

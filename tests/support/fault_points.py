@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -20,6 +19,7 @@ from file_processing.inbound.formats.base import Reading
 from file_processing.inbound.load import Loader
 from file_processing.inbound.upsert import Upsert
 from services.files import durable, move
+from services.files.directory import Directory, Entry
 from services.ledger import inbound as ledger
 
 Patch = Callable[[], None]
@@ -62,7 +62,7 @@ def two_file_systems() -> None:
     """As if the input folder were a file system of its own."""
     original = durable._rename_exclusively
 
-    def instead(source: Path, target: Path, number: int) -> None:
+    def instead(source: Entry, target: Entry, number: int) -> None:
         if _is_input(source) != _is_input(target):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         original(source, target, number)
@@ -91,20 +91,20 @@ def many_batches() -> None:
     mock.patch.object(load, "ROWS_AT_ONCE", 2_000).start()
 
 
-def _is_input(path: Path, *_: object) -> bool:
-    return "input" in path.parts
+def _is_input(entry: Entry, *_: object) -> bool:
+    return "input" in entry.path.parts
 
 
-def _is_part(path: Path, *_: object) -> bool:
-    return path.name.endswith(".part")
+def _is_part(entry: Entry, *_: object) -> bool:
+    return entry.name.endswith(".part")
 
 
-def _is_report(path: Path, *_: object) -> bool:
-    return path.name.endswith(".tmp")
+def _is_report(entry: Entry, *_: object) -> bool:
+    return entry.name.endswith(".tmp")
 
 
 def _called(name: str) -> Callable[..., bool]:
-    return lambda path, *_: path.name == name
+    return lambda entry, *_: entry.name == name
 
 
 def _many_rows(_: object, __: object, rows: list[Any]) -> bool:
@@ -144,10 +144,10 @@ POINTS: dict[str, tuple[Patch, ...]] = {
     "across: the copy is there": (two_file_systems, after(shutil, "copyfileobj", 2)),
     "across: the copy is synced": (two_file_systems, after(os, "fsync", 3)),
     "across: the copy has its name": (two_file_systems, after(durable, "_rename_exclusively", 1, _is_part)),
-    "across: the folder is synced": (two_file_systems, after(durable, "sync_folder", 2)),
-    "across: the original is gone": (two_file_systems, after(Path, "unlink", 1, _called("good.json"))),
-    "linked: the file has both names": (without_renameat2, after(os, "link", 1, _is_input)),
-    "linked: the file has its new name": (without_renameat2, after(Path, "unlink", 1, _is_input)),
-    "reserved: the name is reserved": (without_links, before(Path, "rename", 1, _is_input)),
-    "reserved: the file is renamed": (without_links, after(Path, "rename", 1, _is_input)),
+    "across: the folder is synced": (two_file_systems, after(Directory, "sync", 1)),
+    "across: the original is gone": (two_file_systems, after(Entry, "unlink", 1, _called("good.json"))),
+    "linked: the file has both names": (without_renameat2, after(durable, "_link", 1, _is_input)),
+    "linked: the file has its new name": (without_renameat2, after(Entry, "unlink", 1, _is_input)),
+    "reserved: the name is reserved": (without_links, before(Entry, "rename", 1, _is_input)),
+    "reserved: the file is renamed": (without_links, after(Entry, "rename", 1, _is_input)),
 }

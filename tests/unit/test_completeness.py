@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from services.observer.completeness import FileKind, Look, WriterState, look, reason_to_wait, writer_state
+from services.files.lease import WriterState
+from services.observer.completeness import FileKind, Look, reason_to_wait
+from tests.support.by_path import look
+
+
+def writer_state(path: Path) -> WriterState:
+    found = look(path)
+    assert found is not None
+    return found.writer
+
 
 # A line on stdin makes it go on, a line on stdout says that it did.
 _HOLDER = """
@@ -37,11 +46,11 @@ def test_lease_tells_whether_another_process_writes(tmp_path: Path, mode: str, w
         assert holder.stdin is not None
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        assert writer_state(str(path)) is while_open
+        assert writer_state(path) is while_open
         holder.stdin.write("\n")
         holder.stdin.flush()
         assert holder.stdout.readline() == "closed\n"
-        assert writer_state(str(path)) is WriterState.DONE
+        assert writer_state(path) is WriterState.DONE
         holder.stdin.write("\n")
 
 
@@ -59,7 +68,7 @@ def test_a_lease_broken_by_a_writer_does_not_end_the_process(tmp_path: Path) -> 
     assert signal.getsignal(signal.SIGIO) is signal.SIG_DFL
     writer = threading.Thread(target=write)
     writer.start()
-    seen = {writer_state(str(path)) for _ in range(20_000)}
+    seen = {writer_state(path) for _ in range(20_000)}
     stop.set()
     writer.join()
     assert seen <= {WriterState.DONE, WriterState.WRITING}
@@ -74,18 +83,17 @@ def test_a_lease_held_on_is_broken_without_harm(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError):
         os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     os.close(file)
-    assert writer_state(str(path)) is WriterState.DONE
+    assert writer_state(path) is WriterState.DONE
 
 
 def test_unknown_where_the_file_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    assert writer_state(str(path)) is WriterState.UNKNOWN
     path.symlink_to("/etc/hostname")
-    assert writer_state(str(path)) is WriterState.UNKNOWN
+    assert writer_state(path) is WriterState.UNKNOWN
     path.unlink()
     path.write_text("{}")
     monkeypatch.delattr(fcntl, "F_SETLEASE")
-    assert writer_state(str(path)) is WriterState.UNKNOWN
+    assert writer_state(path) is WriterState.UNKNOWN
 
 
 @pytest.mark.parametrize("error", [13, 22, 37])  # EACCES, EINVAL, ENOLCK
@@ -97,7 +105,7 @@ def test_unknown_where_leases_are_not_to_be_had(tmp_path: Path, monkeypatch: pyt
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(fcntl, "fcntl", fail)
-    assert writer_state(str(path)) is WriterState.UNKNOWN
+    assert writer_state(path) is WriterState.UNKNOWN
 
 
 def test_every_kind_is_told_without_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +118,7 @@ def test_every_kind_is_told_without_opening_it(tmp_path: Path, monkeypatch: pyte
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
     Path("folder").mkdir()
-    kinds = {name: seen and seen.kind for name in sorted(os.listdir()) for seen in [look(name)]}  # noqa: PTH208
+    kinds = {name: seen and seen.kind for name in sorted(os.listdir()) for seen in [look(Path(name))]}  # noqa: PTH208
     assert kinds == {
         "dangling": FileKind.SYMLINK,
         "fifo": FileKind.FIFO,
@@ -120,27 +128,24 @@ def test_every_kind_is_told_without_opening_it(tmp_path: Path, monkeypatch: pyte
         "loop": FileKind.SYMLINK,
         "socket": FileKind.SOCKET,
     }
-    device = look("/dev/null")
+    device = look(Path("/dev/null"))
     assert device is not None
     assert device.kind is FileKind.DEVICE
-    assert look("file/below") is None
-    assert look("gone") is None
+    assert look(Path("gone")) is None
 
 
 def test_a_share_is_not_asked_for_leases(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("{}")
-    assert look(str(path), lease=False) == Look(FileKind.FILE, 2, path.stat().st_mtime_ns, WriterState.UNKNOWN)
+    assert look(path, lease=False) == Look(FileKind.FILE, 2, path.stat().st_mtime_ns, WriterState.UNKNOWN)
 
 
 _LOOKS = st.builds(Look, st.sampled_from(FileKind), st.integers(0, 3), st.integers(0, 9), st.sampled_from(WriterState))
 
 
-@given(_LOOKS, st.booleans(), st.floats(0, 4))
-def test_nothing_is_complete_while_it_is_written_and_everything_once_it_rested(
-    seen: Look, certain: bool, rested: float
-) -> None:
-    reason = reason_to_wait(seen, certain=certain, rested_seconds=rested, settle_seconds=2)
+@given(_LOOKS, st.floats(0, 4))
+def test_nothing_is_complete_while_it_is_written_and_everything_once_it_rested(seen: Look, rested: float) -> None:
+    reason = reason_to_wait(seen, rested_seconds=rested, settle_seconds=2)
     if seen.writer is WriterState.WRITING:
         assert reason == "still being written"
     elif rested >= 2:
@@ -149,7 +154,7 @@ def test_nothing_is_complete_while_it_is_written_and_everything_once_it_rested(
         assert reason == "settling"
     elif seen.size == 0:
         assert reason == "empty"
-    elif seen.writer is WriterState.DONE or certain:
+    elif seen.writer is WriterState.DONE:
         assert reason is None
     else:
         assert reason == "settling"

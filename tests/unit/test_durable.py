@@ -14,9 +14,11 @@ from unittest import mock
 import pytest
 
 from services.files import durable
+from services.files.directory import Entry, Folder
 from services.files.durable import Temporary
 from services.files.names import is_finished
 from tests.support import fault_points
+from tests.support.by_path import entry_at, folder_at, place, rename, replace
 
 ROOT = Path(__file__).parents[2]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -61,23 +63,23 @@ def without_links() -> Iterator[None]:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What happens to the disk: `sync NAME`, `rename NAME`."""
     done: list[str] = []
-    fsync, rename, replace = os.fsync, durable._rename_exclusively, Path.rename
+    fsync, rename, replace = os.fsync, durable._rename_exclusively, Entry.rename
 
     def synced(descriptor: int) -> None:
         done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
         fsync(descriptor)
 
-    def renamed(source: Path, target: Path, number: int) -> None:
+    def renamed(source: Entry, target: Entry, number: int) -> None:
         rename(source, target, number)
         done.append(f"rename {target.name}")
 
-    def replaced(source: Path, target: Path) -> Path:
+    def replaced(source: Entry, target: Entry) -> None:
         done.append(f"rename {target.name}")
-        return replace(source, target)
+        replace(source, target)
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(durable, "_rename_exclusively", renamed)
-    monkeypatch.setattr(Path, "rename", replaced)
+    monkeypatch.setattr(Entry, "rename", replaced)
     return done
 
 
@@ -88,9 +90,9 @@ def part(steps: list[str]) -> list[str]:
 
 @pytest.mark.usefixtures("anywhere")
 def test_a_file_is_placed_over_no_other(folder: Path) -> None:
-    assert durable.place(folder, "a.json", b"one", 1) == folder / "a.json"
-    assert durable.place(folder, "a.json", b"two", 2) == folder / "a.2.json"
-    assert durable.place(folder, "a.json", b"again", 2) == folder / "a.2-2.json"
+    assert place(folder, "a.json", b"one", 1) == folder / "a.json"
+    assert place(folder, "a.json", b"two", 2) == folder / "a.2.json"
+    assert place(folder, "a.json", b"again", 2) == folder / "a.2-2.json"
     assert content(folder) == {"a.json": "one", "a.2.json": "two", "a.2-2.json": "again"}
 
 
@@ -98,50 +100,53 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_its_name_before_it_is_told
     folder: Path, steps: list[str]
 ) -> None:
     folder.mkdir(parents=True)
-    durable.place(folder, "a.json", b"whole", 1)
+    place(folder, "a.json", b"whole", 1)
     assert part(steps) == ["sync part", "rename a.json", "sync flow"]
 
 
 def test_a_folder_that_is_made_is_on_disk_with_those_above_it(folder: Path, tmp_path: Path, steps: list[str]) -> None:
-    durable.make_folder(folder)
-    assert folder.is_dir()
-    assert steps == [f"sync {tmp_path.name}", "sync output"]
-    durable.make_folder(folder)
-    assert len(steps) == 2
+    for wanted in (Folder(folder), Folder(tmp_path / "input") / "flow" / "day"):
+        steps.clear()
+        wanted.open(make=True).close()
+        assert wanted.path.is_dir()
+        above = [path.name for path in reversed(wanted.path.parents) if path.is_relative_to(tmp_path)]
+        assert steps == [f"sync {name}" for name in above]
+        wanted.open(make=True).close()
+        assert len(steps) == len(above)
 
 
 @pytest.mark.parametrize("fsync", [True, False])
 def test_a_file_replaces_an_older_state_of_it(folder: Path, steps: list[str], fsync: bool) -> None:
     folder.mkdir(parents=True)
     (folder / "a.json").write_text("old")
-    assert durable.replace(folder, "a.json", b"new", fsync=fsync) == folder / "a.json"
+    assert replace(folder, "a.json", b"new", fsync=fsync) == folder / "a.json"
     assert content(folder) == {"a.json": "new"}
     assert part(steps) == ["sync part"] * fsync + ["rename a.json"]
 
 
 def test_who_opened_the_older_state_reads_it_to_its_end(folder: Path) -> None:
-    durable.replace(folder, "a.json", b"old", fsync=False)
+    replace(folder, "a.json", b"old", fsync=False)
     with (folder / "a.json").open() as reader:
-        durable.replace(folder, "a.json", b"new, and longer", fsync=False)
+        replace(folder, "a.json", b"new, and longer", fsync=False)
         assert reader.read() == "old"
 
 
 def test_only_its_owner_and_group_may_read_a_file(folder: Path) -> None:
-    path = durable.place(folder, "a.json", b"", 1)
+    path = place(folder, "a.json", b"", 1)
     assert stat.S_IMODE(path.stat().st_mode) == durable.MODE
 
 
 def test_two_who_share_a_folder_do_not_share_a_temporary_file(folder: Path) -> None:
-    with Temporary(folder) as others:
+    with folder_at(folder) as opened, Temporary(opened) as others:
         others.file.write(b"half of it")
         others.file.flush()
-        assert durable.place(folder, "a.json", b"whole", 1) == folder / "a.json"
-        assert content(folder) == {"a.json": "whole", others.path.name: "half of it"}
+        assert place(folder, "a.json", b"whole", 1) == folder / "a.json"
+        assert content(folder) == {"a.json": "whole", others.entry.name: "half of it"}
     assert content(folder) == {"a.json": "whole"}
 
 
 def test_no_reader_takes_a_temporary_file_for_a_finished_one(folder: Path) -> None:
-    names = {durable.temporary_path(folder).name for _ in range(100)}
+    names = {durable.temporary_name() for _ in range(100)}
     assert len(names) == 100
     assert not any(map(is_finished, names))
 
@@ -151,13 +156,13 @@ def test_a_file_that_does_not_fit_leaves_nothing(folder: Path, where: str) -> No
     folder.mkdir(parents=True)
     owner = os if where == "fsync" else durable
     with mock.patch.object(owner, where, side_effect=FULL), pytest.raises(OSError, match="No space left"):
-        durable.place(folder, "a.json", b"whole", 1)
+        place(folder, "a.json", b"whole", 1)
     assert content(folder) == {}
 
 
 def test_a_disk_that_is_full_when_the_rest_is_written_leaves_nothing(folder: Path) -> None:
     def write() -> None:
-        with Temporary(folder) as file, open("/dev/full", "wb") as full:
+        with folder_at(folder) as opened, Temporary(opened) as file, open("/dev/full", "wb") as full:
             os.dup2(full.fileno(), file.file.fileno())
             file.file.write(b"whole")
             file.place("a.json", 1)
@@ -171,7 +176,7 @@ def test_what_is_left_without_a_name_is_removed(folder: Path) -> None:
     made: list[Temporary] = []
 
     def write(*, then: Callable[[], object]) -> None:
-        with Temporary(folder) as file:
+        with folder_at(folder) as opened, Temporary(opened) as file:
             made.append(file)
             file.file.write(b"half")
             then()
@@ -196,8 +201,18 @@ def test_nobody_makes_us_write_elsewhere(folder: Path, tmp_path: Path) -> None:
             case _:
                 taken.write_text("there")
         with pytest.raises(FileExistsError):
-            durable.create(taken)
+            create(taken)
     assert (elsewhere.read_text(), (tmp_path / "nowhere").exists()) == ("theirs", False)
+
+
+def remove_abandoned(folder: Path) -> None:
+    with folder_at(folder) as opened:
+        durable.remove_abandoned(opened)
+
+
+def create(path: Path) -> None:
+    with entry_at(path) as entry:
+        os.close(durable.create(entry))
 
 
 # What a crash leaves.
@@ -207,13 +222,13 @@ def test_nobody_makes_us_write_elsewhere(folder: Path, tmp_path: Path) -> None:
 def test_a_name_kept_free_before_a_crash_is_used(tmp_path: Path, folder: Path) -> None:
     source = tmp_path / "a.json"
     source.write_text("new")
-    with mock.patch.object(Path, "rename", side_effect=KeyboardInterrupt), mock.patch.object(Path, "unlink"):
+    with mock.patch.object(Entry, "rename", side_effect=KeyboardInterrupt), mock.patch.object(Entry, "unlink"):
         with pytest.raises(KeyboardInterrupt):
-            durable.rename(source, folder, "a.json", 7)
+            rename(source, folder, "a.json", 7)
     assert list(content(folder)) == ["a.json"]
-    assert durable.rename(source, folder, "a.json", 8) == folder / "a.8.json"
+    assert rename(source, folder, "a.json", 8) == folder / "a.8.json"
     source.write_text("newer")
-    assert durable.rename(source, folder, "a.json", 7) == folder / "a.json"
+    assert rename(source, folder, "a.json", 7) == folder / "a.json"
     assert content(folder) == {"a.json": "newer", "a.8.json": "new"}
 
 
@@ -221,8 +236,8 @@ def test_a_name_kept_free_before_a_crash_is_used(tmp_path: Path, folder: Path) -
 def test_a_name_that_was_kept_free_in_vain_is_given_back(tmp_path: Path, folder: Path) -> None:
     source = tmp_path / "a.json"
     source.write_text("new")
-    with mock.patch.object(Path, "rename", side_effect=FULL), pytest.raises(OSError, match="No space left"):
-        durable.rename(source, folder, "a.json", 7)
+    with mock.patch.object(Entry, "rename", side_effect=FULL), pytest.raises(OSError, match="No space left"):
+        rename(source, folder, "a.json", 7)
     assert (content(folder), source.read_text()) == ({}, "new")
 
 
@@ -230,19 +245,20 @@ def test_a_name_that_was_kept_free_in_vain_is_given_back(tmp_path: Path, folder:
 def test_a_file_with_two_names_after_a_crash_keeps_the_new_one(tmp_path: Path, folder: Path) -> None:
     source = tmp_path / "a.json"
     source.write_text("new")
-    with mock.patch.object(Path, "unlink", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        durable.rename(source, folder, "a.json", 7)
+    with mock.patch.object(Entry, "unlink", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        rename(source, folder, "a.json", 7)
     assert (content(folder), source.read_text()) == ({"a.json": "new"}, "new")
-    assert durable.rename(source, folder, "a.json", 7) == folder / "a.json"
+    assert rename(source, folder, "a.json", 7) == folder / "a.json"
     assert (content(folder), source.exists()) == ({"a.json": "new"}, False)
 
 
 _MAKER = """
 import sys
 from pathlib import Path
+from services.files.directory import Folder
 from services.files.durable import Temporary
-with Temporary(Path(sys.argv[1])) as file:
-    print(file.path.name, flush=True)
+with Folder(Path(sys.argv[1])).open() as folder, Temporary(folder) as file:
+    print(file.entry.name, flush=True)
     sys.stdin.readline()
 """
 
@@ -259,16 +275,17 @@ def test_what_a_crash_left_is_removed_and_nothing_else(folder: Path) -> None:
             text=True,
             cwd=ROOT,
         ) as maker,
-        Temporary(folder) as ours,
+        folder_at(folder) as opened,
+        Temporary(opened) as ours,
     ):
         assert maker.stdout is not None
         name = maker.stdout.readline().strip()
-        durable.remove_abandoned(folder)
-        assert set(content(folder)) == {ours.path.name, name, theirs.name}
+        remove_abandoned(folder)
+        assert set(content(folder)) == {ours.entry.name, name, theirs.name}
         maker.send_signal(signal.SIGKILL)
         maker.wait()
-        durable.remove_abandoned(folder)
-        assert set(content(folder)) == {ours.path.name, theirs.name}
+        remove_abandoned(folder)
+        assert set(content(folder)) == {ours.entry.name, theirs.name}
     assert set(content(folder)) == {theirs.name}
 
 
@@ -276,12 +293,11 @@ def test_what_only_looks_like_a_temporary_file_does_no_harm(folder: Path, tmp_pa
     folder.mkdir(parents=True)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("theirs")
-    durable.temporary_path(folder).symlink_to(elsewhere)
-    durable.temporary_path(folder).mkdir()
+    (folder / durable.temporary_name()).symlink_to(elsewhere)
+    (folder / durable.temporary_name()).mkdir()
     before = sorted(folder.iterdir())
-    durable.remove_abandoned(folder)
+    remove_abandoned(folder)
     assert (sorted(folder.iterdir()), elsewhere.read_text()) == (before, "theirs")
-    durable.remove_abandoned(folder / "gone")
 
 
 def test_a_file_taken_for_abandoned_before_it_was_locked_is_made_anew(
@@ -293,10 +309,10 @@ def test_a_file_taken_for_abandoned_before_it_was_locked_is_made_anew(
     def raced(descriptor: int, how: int) -> None:
         if not removed[0]:
             removed[0] = True
-            durable.remove_abandoned(folder)
+            remove_abandoned(folder)
         flock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", raced)
-    assert durable.place(folder, "a.json", b"whole", 1).read_text() == "whole"
+    assert place(folder, "a.json", b"whole", 1).read_text() == "whole"
     assert removed[0]
     assert content(folder) == {"a.json": "whole"}

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from services.files.lease import WriterState
 from services.observer import FileKind, FoundFile, Inbox, watch, watch_supervisor
-from services.observer.completeness import WriterState
 from services.observer.hints import Hints
 from services.observer.scan import is_descended, scan
 from services.transport.backoff import Backoff
@@ -276,21 +276,23 @@ def test_an_empty_file_must_rest(drop: Drop) -> None:
     assert found.size == 0
 
 
-def test_an_event_is_certain_of_what_it_saw_only(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Created empty and closed, then opened again and half written: without a lease only rest tells."""
+def test_without_a_lease_only_rest_tells(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One writer has closed it, and another one may still be at it; or it is opened again and half written."""
     monkeypatch.setattr("services.observer.completeness.writer_state", lambda _: WriterState.UNKNOWN)
     now = [0.0]
     inbox = drop.open(settle_seconds=2, clock=lambda: now[0])
     write(drop.root / "closed")
     (drop.root / "x").touch()
-    drop.expect(inbox, "closed")
+    eventually(lambda: drop.reason(inbox, "closed") == "settling")
     eventually(lambda: drop.reason(inbox, "x") == "empty")
     with (drop.root / "x").open("w") as file:
         file.write("{")
         file.flush()
         now[0] = 2.5
         inbox.rescan()
+        drop.expect(inbox, "closed")
         eventually(lambda: drop.reason(inbox, "x") == "settling")
+    now[0] = 5
     drop.expect(inbox, "x")
 
 

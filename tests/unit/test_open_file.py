@@ -5,15 +5,27 @@ import hashlib
 import io
 import os
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
 from file_processing.inbound import open_file
+from file_processing.inbound.open_file import OpenFile
 from models.errors import FileGone, RejectFile, RetryLater
+from services.files.directory import OpenFolders
 
 LIMIT = 10 << 20
+
+
+@contextmanager
+def opened(path: Path, *, root: Path | None, max_bytes: int) -> Iterator[OpenFile]:
+    with OpenFolders() as folders:
+        entry = open_file.entry_of(folders, path, root)
+        with open_file.opened(entry, max_bytes=max_bytes) as source:
+            yield source
 
 
 @pytest.fixture
@@ -27,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_file_gives_its_digest_and_its_bytes_as_often_as_asked(root: Path, size: int) -> None:
     data = os.urandom(size)
     (root / "x.json").write_bytes(data)
-    with open_file.opened(root / "x.json", root=root, max_bytes=LIMIT) as source:
+    with opened(root / "x.json", root=root, max_bytes=LIMIT) as source:
         for _ in range(2):
             assert source.raw().read() == data
             assert source.sha256() == hashlib.sha256(data).digest()
@@ -37,7 +49,7 @@ def test_a_file_gives_its_digest_and_its_bytes_as_often_as_asked(root: Path, siz
 
 def test_a_file_that_is_gone_is_no_fault(root: Path) -> None:
     for path in (root / "x.json", root / "no" / "x.json"):
-        with pytest.raises(FileGone), open_file.opened(path, root=root, max_bytes=LIMIT):
+        with pytest.raises(FileGone), opened(path, root=root, max_bytes=LIMIT):
             pass
 
 
@@ -47,10 +59,10 @@ def test_a_folder_on_the_way_may_not_lead_out(root: Path, tmp_path: Path) -> Non
     (outside / "x.json").write_text("[]")
     (root / "link").symlink_to(outside)
     path = root / "link" / "x.json"
-    with pytest.raises(RejectFile, match="leads out of the input folder"):
-        with open_file.opened(path, root=root, max_bytes=LIMIT):
+    with pytest.raises(RetryLater, match="leads out of the input folder"):
+        with opened(path, root=root, max_bytes=LIMIT):
             pass
-    with open_file.opened(path, root=None, max_bytes=LIMIT) as source:
+    with opened(path, root=None, max_bytes=LIMIT) as source:
         assert source.raw().read() == b"[]"
 
 
@@ -58,19 +70,19 @@ def test_a_folder_with_a_name_that_begins_alike_is_outside(root: Path, tmp_path:
     other = tmp_path / "input2"
     other.mkdir()
     (other / "x.json").write_text("[]")
-    with pytest.raises(RejectFile, match="leads out"), open_file.opened(other / "x.json", root=root, max_bytes=LIMIT):
+    with pytest.raises(RetryLater, match="leads out"), opened(other / "x.json", root=root, max_bytes=LIMIT):
         pass
 
 
 def test_a_folder_is_no_file(root: Path) -> None:
-    with pytest.raises(RejectFile, match="not a regular file"), open_file.opened(root, root=None, max_bytes=LIMIT):
+    with pytest.raises(RejectFile, match="not a regular file"), opened(root, root=None, max_bytes=LIMIT):
         pass
 
 
 def test_a_pipe_without_a_writer_does_not_block(root: Path) -> None:
     os.mkfifo(root / "x.json")
     with pytest.raises(RejectFile, match="not a regular file"):
-        with open_file.opened(root / "x.json", root=root, max_bytes=LIMIT):
+        with opened(root / "x.json", root=root, max_bytes=LIMIT):
             pass
 
 
@@ -78,7 +90,7 @@ def test_a_pipe_without_a_writer_does_not_block(root: Path) -> None:
 def test_a_change_is_noticed(root: Path, change: str) -> None:
     path = root / "x.json"
     path.write_bytes(b"[1, 2]")
-    with open_file.opened(path, root=root, max_bytes=LIMIT) as source:
+    with opened(path, root=root, max_bytes=LIMIT) as source:
         match change:
             case "grows":
                 with path.open("ab") as file:
@@ -93,24 +105,24 @@ def test_a_change_is_noticed(root: Path, change: str) -> None:
 
 def test_a_disk_that_cannot_be_read_is_not_the_file_s_fault() -> None:
     # The memory of a process is a regular file of which page 0 gives an input/output error.
-    with open_file.opened(Path("/proc/self/mem"), root=None, max_bytes=LIMIT) as source:
+    with opened(Path("/proc/self/mem"), root=None, max_bytes=LIMIT) as source:
         with pytest.raises(RetryLater, match="cannot be read: Input/output error"):
             source.raw().read(1)
 
 
 def test_exactly_the_limit_is_allowed(root: Path) -> None:
     (root / "x.json").write_bytes(b"x" * 100)
-    with open_file.opened(root / "x.json", root=root, max_bytes=100):
+    with opened(root / "x.json", root=root, max_bytes=100):
         pass
     with pytest.raises(RejectFile, match="100 bytes are more than MAX_FILE_BYTES allows"):
-        with open_file.opened(root / "x.json", root=root, max_bytes=99):
+        with opened(root / "x.json", root=root, max_bytes=99):
             pass
 
 
 def unpacked(root: Path, data: bytes, limit: int) -> bytes:
     path = root / "x.json.gz"
     path.write_bytes(data)
-    with open_file.opened(path, root=None, max_bytes=LIMIT) as source:
+    with opened(path, root=None, max_bytes=LIMIT) as source:
         return open_file.content(source, max_bytes=limit).read()
 
 
@@ -130,7 +142,7 @@ def test_a_bomb_takes_no_memory(root: Path) -> None:
     path.write_bytes(packed.getvalue())
     tracemalloc.start()
     try:
-        with open_file.opened(path, root=root, max_bytes=LIMIT) as source:
+        with opened(path, root=root, max_bytes=LIMIT) as source:
             content = open_file.content(source, max_bytes=90 << 20)
             with pytest.raises(RejectFile, match="decompressed it is larger"):
                 hashlib.file_digest(content, "sha256")

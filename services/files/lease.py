@@ -1,0 +1,50 @@
+"""Who has a file open for writing: the kernel tells, by a read lease, which it grants only while nobody has."""
+
+import errno
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from signal import SIGURG
+
+
+class WriterState(Enum):
+    """What a read lease says of a file's writers."""
+
+    DONE = auto()
+    WRITING = auto()
+    UNKNOWN = auto()
+
+
+@contextmanager
+def held(descriptor: int) -> Iterator[WriterState]:
+    """Hold a read lease on an open file, where it is to be had; what it says of the file's writers.
+
+    DONE: nobody writes, and who opens the file for writing meanwhile is kept waiting: be short.
+    UNKNOWN: another user's file without CAP_LEASE, a file system or platform without leases.
+    """
+    state = _take(descriptor)
+    try:
+        yield state
+    finally:
+        if state is WriterState.DONE:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def writer_state(descriptor: int) -> WriterState:
+    """What a read lease says now; it is given back at once."""
+    with held(descriptor) as state:
+        return state
+
+
+def _take(descriptor: int) -> WriterState:
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return WriterState.UNKNOWN
+    try:
+        # Who opens the file for writing while we hold the lease makes the kernel signal us. Its default
+        # signal, SIGIO, would end the process; SIGURG is ignored unless somebody asks for it.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return WriterState.WRITING if error.errno == errno.EAGAIN else WriterState.UNKNOWN
+    return WriterState.DONE

@@ -95,7 +95,7 @@ def show_status(health: Health) -> None:
     rows = [(line.flow, *(getattr(line, name) for name in _STATUS_COLUMNS), "") for line in health.flows]
     aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 1 + len(_STATUS_COLUMNS))))
     for line in health.flows:
-        if line.last_file or line.outbound_file or line.outbound_error or line.quarantined:
+        if line.last_file or line.outbound_file or line.outbound_error or line.quarantined or line.table_error:
             show_flow(line)
 
 
@@ -104,6 +104,9 @@ def show_daemon(daemon: DaemonState) -> None:
     if daemon.fault:
         hint = f" ({daemon.fault.hint})" if daemon.fault.hint else ""
         out.print(f"          {daemon.fault.text}{hint}, since {moment(daemon.fault.since)}", style="red")
+    for name, fault in daemon.resting.items():
+        hint = f" ({fault.hint})" if fault.hint else ""
+        out.print(f"          files of {name} rest: {fault.text}{hint}, since {moment(fault.since)}", style="red")
     for name, reason in daemon.outbound.items():
         out.print(f"          outbound files of {name} wait: {reason}", style="red")
     for name, reason in daemon.waiting[:SHOWN_WAITING]:
@@ -143,6 +146,8 @@ def show_flow(line: overview.FlowOverview) -> None:
     if line.quarantined:
         rows = plural(line.quarantined, "row")
         out.print(f"  quarantined   {rows} cannot go out: {line.quarantined_error}", style="red")
+    if line.table_error is not None:
+        out.print(f"  its table     {line.table_error}", style="red")
     if line.last_error is not None:
         out.print(f"  last error    {when(line.last_error_at)}  #{line.last_error_id} {line.last_error}")
 

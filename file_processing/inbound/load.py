@@ -3,13 +3,14 @@
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
 
 from loguru import logger
-from psycopg import Connection
+from psycopg import Connection, Error
 
 from file_processing.inbound import deduplicate, error_report, tally as tallying
 from file_processing.inbound.deduplicate import LoadDecision
@@ -105,8 +106,8 @@ class Loader:
         A file is left that is no longer there, or no longer the same, that cannot be read to its end, or
         whose report cannot be written; then the others load without it.
 
-        Raises FlowBusy, RetryLater or psycopg.Error when the database cannot, and whatever else goes wrong with a
-        group; then nothing of it is loaded. A file alone that goes wrong is rejected.
+        Raises RetryLater (FlowBusy, RestFlow) or psycopg.Error when the database cannot, and whatever else goes wrong
+        with a group; then nothing of it is loaded. A file alone that goes wrong is rejected.
         """
         ids: list[int] = []
         left: dict[int, LeftFile] = {}
@@ -114,7 +115,7 @@ class Loader:
         tallies: dict[int, Tally] = {}
         while True:
             try:
-                with connection.transaction():
+                with _transaction(connection):
                     locks.lock_flow(connection, self.flow_name)
                     # Kept when it starts over: a rejection may name one of them.
                     ids = ids or ledger.next_ids(connection, len(reads))
@@ -170,7 +171,8 @@ class Loader:
         if self.upsert is None:
             return NO_ROWS
         rows = [row for file_id, checked in portion if not tallies[file_id].is_test for row in _rows(file_id, checked)]
-        counts, bad = self.upsert.upsert(connection, rows)
+        with sqlstate.of_a_flow():
+            counts, bad = self.upsert.upsert(connection, rows)
         for file_id, records in _found_again(portion, bad):
             tallies[file_id].rejected.add(records)
         return counts
@@ -277,6 +279,21 @@ class Loader:
         name = f"{answer.document}/{names.portable(answer.partner)}/{number}{answer.suffix}"
         file = SealedFile(number, answer.document, name, answer.render(number), answer.records)
         outbound.seal_answer(connection, flow, self.node, file)
+
+
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    """A transaction at the end of which only the flow's tables speak, by their deferred constraints and triggers."""
+    committing = False
+    try:
+        with connection.transaction():
+            yield
+            committing = True
+    except Error:
+        if not committing:
+            raise
+        with sqlstate.of_a_flow():
+            raise
 
 
 def _rejection(read: ReadResult, error: Exception) -> Rejection:

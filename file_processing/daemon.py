@@ -21,6 +21,7 @@ from file_processing.inbound.pipeline import Pipeline
 from file_processing.inbound.routing import DroppedFile, RoutedFile
 from file_processing.outbound.worker import Writer
 from models.errors import FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
+from services.files.room import NoRoom
 from services.ledger.locks import FlowBusy
 from services.observer.inbox import Inbox
 from services.observer.paths import FoundFile
@@ -264,4 +265,6 @@ class Daemon:
 
 def _phase(error: RetryLater) -> Phase:
     """What the daemon is about while it waits for this to pass."""
+    if isinstance(error, NoRoom):
+        return Phase.WAITING_FOR_ROOM
     return Phase.WATCHING if isinstance(error, RestFlow) else Phase.WAITING_FOR_DATABASE

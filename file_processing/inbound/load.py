@@ -3,20 +3,20 @@
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
 
 from loguru import logger
-from psycopg import Connection, Error
+from psycopg import Connection
 
 from file_processing.inbound import deduplicate, error_report, tally as tallying
 from file_processing.inbound.deduplicate import LoadDecision
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
+from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
 from file_processing.inbound.record_errors import RejectedText, rejected_by_database
 from file_processing.inbound.tally import Tally
@@ -90,6 +90,7 @@ class Loader:
     upsert: Upsert | None
     reports: Path
     node: str
+    limits: Limits
     progress: Callable[[int], None] = lambda _bytes: None
 
     @property
@@ -115,7 +116,7 @@ class Loader:
         tallies: dict[int, Tally] = {}
         while True:
             try:
-                with _transaction(connection):
+                with sqlstate.transaction_of_a_flow(connection):
                     locks.lock_flow(connection, self.flow_name)
                     # Kept when it starts over: a rejection may name one of them.
                     ids = ids or ledger.next_ids(connection, len(reads))
@@ -175,6 +176,9 @@ class Loader:
             counts, bad = self.upsert.upsert(connection, rows)
         for file_id, records in _found_again(portion, bad):
             tallies[file_id].rejected.add(records)
+        found = {file_id: tallies[file_id].too_many(self.limits) for file_id, _ in portion if bad}
+        if verdicts := {file_id: _Verdict(tallies[file_id], why) for file_id, why in found.items() if why}:
+            raise _StartOver(verdicts=verdicts)
         return counts
 
     def _verdict(self, connection: Connection, made: LoadDecision, tally: Tally) -> _Verdict | None:
@@ -271,7 +275,7 @@ class Loader:
             logger.bind(flow=flow, file=name).warning("{}: {}: {}", flow, name, notice)
         if rejection is not None and rejection.exchange is None:
             return
-        rejected = {record.position for record in tally.rejected} if made.read.loads else None
+        rejected = set(tally.rejected.positions) if made.read.loads else None
         answer = exchange.answer(rejected, datetime.now(UTC))
         if answer is None:
             return
@@ -279,21 +283,6 @@ class Loader:
         name = f"{answer.document}/{names.portable(answer.partner)}/{number}{answer.suffix}"
         file = SealedFile(number, answer.document, name, answer.render(number), answer.records)
         outbound.seal_answer(connection, flow, self.node, file)
-
-
-@contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
-    """A transaction at the end of which only the flow's tables speak, by their deferred constraints and triggers."""
-    committing = False
-    try:
-        with connection.transaction():
-            yield
-            committing = True
-    except Error:
-        if not committing:
-            raise
-        with sqlstate.of_a_flow():
-            raise
 
 
 def _rejection(read: ReadResult, error: Exception) -> Rejection:

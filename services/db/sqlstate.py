@@ -101,6 +101,21 @@ def of_a_flow() -> Iterator[None]:
         raise RestFlow(error.reason + _origin(error.__cause__), hint=hint) from error.__cause__
 
 
+@contextmanager
+def transaction_of_a_flow(connection: psycopg.Connection) -> Iterator[None]:
+    """A transaction at whose end only a flow's own tables speak, by deferred constraints and triggers."""
+    committing = False
+    try:
+        with connection.transaction():
+            yield
+            committing = True
+    except psycopg.Error:
+        if not committing:
+            raise
+        with of_a_flow():
+            raise
+
+
 def _original(error: BaseException) -> BaseException:
     if isinstance(error, sqlalchemy.exc.StatementError) and error.orig is not None:
         return error.orig

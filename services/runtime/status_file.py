@@ -26,6 +26,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     WATCHING = "watching"
     WAITING_FOR_DATABASE = "waiting for database"
+    WAITING_FOR_ROOM = "waiting for room"
     STOPPING = "stopping"
 
 

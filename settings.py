@@ -93,6 +93,20 @@ class Settings(BaseSettings):
         2, description="How long a file must rest before it counts as complete, where the system cannot tell at once."
     )
     max_file_bytes: PositiveInt = Field(4 * 2**30, description="A larger file, also when decompressed, is rejected.")
+    max_unpack_ratio: PositiveInt = Field(
+        100,
+        description="A packed file that unpacks into more than so many times its bytes, and 1 MiB, is rejected.",
+    )
+    max_rejects: int = Field(
+        1000,
+        ge=0,
+        description="A file with more bad records, if that is more than a tenth of those read, is rejected as a whole.",
+    )
+    min_free_bytes: int = Field(
+        512 * 2**20,
+        ge=0,
+        description="With fewer bytes free on the disk of a folder above nothing is taken in; 0 takes always.",
+    )
     workers: int = Field(2, ge=1, le=64, description="How many flows load at the same time, 1 to 64.")
 
     api_host: str = Field("127.0.0.1", description="Where the HTTP API listens.")

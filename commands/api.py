@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from psycopg import Connection
 
-from commands.site import Site
+from commands.site import Site, room
 from file_processing.inbound.formats import detect
 from models.connector import RestMaster
 from models.flow import Flow
@@ -55,6 +55,7 @@ def jobs(site: Site, masters: Sequence[MasterOf]) -> list[Job]:
             {name: detect.media_types(flow) for name, flow in site.flows.items()},
             input_dir=settings.input_dir.resolve(),
             max_bytes=settings.max_file_bytes,
+            room=room(settings).check,
             token=settings.api_token,
             resources=resources,
         )

@@ -1,11 +1,12 @@
 """The connectors that are configured, and the API, as jobs for the supervisor."""
 
 from commands import api
-from commands.site import Site, is_on
+from commands.site import Site, is_on, room
 from models.connector import RestMaster
 from services.destinations import dispatch as destinations
 from services.destinations.delivery import Delivery
-from services.runtime.supervisor import Job
+from services.files.room import Room
+from services.runtime.supervisor import Job, Tell
 from services.sources import dispatch as sources
 from services.sources.dispatch import Source
 
@@ -22,8 +23,19 @@ def jobs(site: Site) -> list[Job]:
         if is_on(source, site.settings)
     }
     deliveries = [delivery for flow in site.flows.values() for delivery in _deliveries(site, flow.name)]
-    found = [job for connector in (*made.values(), *deliveries) for job in connector.jobs]
+    fetching = [_with_room(job, room(site.settings)) for source in made.values() for job in source.jobs]
+    found = fetching + [job for delivery in deliveries for job in delivery.jobs]
     return found + api.jobs(site, _resources(site, made))
+
+
+def _with_room(job: Job, room: Room) -> Job:
+    """The job, which fetches nothing while there is too little room."""
+
+    async def run(tell: Tell) -> float:
+        room.check()
+        return await job.run(tell)
+
+    return Job(job.name, run)
 
 
 def _deliveries(site: Site, name: str) -> list[Delivery]:

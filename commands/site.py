@@ -14,6 +14,7 @@ from psycopg import Connection
 
 import flows as flow_folder
 import settings as settings_module
+from file_processing.inbound.limits import Limits
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.outbound.worker import Writer
 from flows import Flows
@@ -22,6 +23,7 @@ from models.errors import StopDaemon, TidegateError
 from services.db import engine as databases, schema, sqlstate
 from services.db.engine import Database
 from services.files.folders import Folders
+from services.files.room import Room
 from services.runtime import log
 from settings import Settings
 
@@ -50,7 +52,8 @@ class Site:
             self.folders,
             node=node(),
             root=root,
-            max_bytes=self.settings.max_file_bytes,
+            limits=Limits(self.settings.max_file_bytes, self.settings.max_unpack_ratio, self.settings.max_rejects),
+            room=room(self.settings).check,
             **options,
         )
 
@@ -77,6 +80,12 @@ class Site:
             connection = pooled.connection.driver_connection
             assert isinstance(connection, Connection)
             yield connection
+
+
+def room(settings: Settings) -> Room:
+    """What has to stay free, and where."""
+    folders = settings.folders | {"DATA_DIR": settings.data_dir}
+    return Room({name: folder.resolve() for name, folder in folders.items()}, settings.min_free_bytes)
 
 
 def node() -> str:

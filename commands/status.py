@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from commands.console import ALL_WELL, WRONG_USE, JsonOption, aligned, moment, out, plural, print_json, when
-from commands.site import Site, configured
+from commands.site import Site, configured, room
 from models.errors import TidegateError
 from services.db import engine as databases
+from services.files.room import NoRoom
 from services.ledger import overview
 from services.observer import scan
 from services.runtime import status_file
@@ -26,6 +27,7 @@ class Health:
 
     fault: why the database does not answer, or answers wrongly.
     version: of the database; it may be known beside a fault.
+    shortages: of room on disks, for which nothing is taken in.
     """
 
     daemons: list[DaemonState]
@@ -33,6 +35,7 @@ class Health:
     version: str | None
     fault: str | None
     flows: list[overview.FlowOverview]
+    shortages: list[NoRoom]
 
 
 def status(
@@ -56,6 +59,7 @@ def status(
         body = {
             "daemons": [dataclasses.asdict(daemon) for daemon in health.daemons],
             "database": {"up": health.fault is None, "version": health.version, "error": health.fault},
+            "disks": {"enough": not health.shortages, "errors": [str(error) for error in health.shortages]},
             "waiting": health.waiting,
             "flows": [dataclasses.asdict(line) for line in health.flows],
         }
@@ -77,7 +81,8 @@ def examine() -> Health:
                 lines = overview.overview(connection, flows, folders)
     except TidegateError as error:
         fault = str(error)
-    return Health(status_file.running(settings.data_dir), folders, version, fault, lines)
+    shortages = [*room(settings).shortages()]
+    return Health(status_file.running(settings.data_dir), folders, version, fault, lines, shortages)
 
 
 def show_status(health: Health) -> None:
@@ -86,6 +91,10 @@ def show_status(health: Health) -> None:
     if not health.daemons:
         out.print("daemon    none runs here: python main.py run")
     show_database(health)
+    told = {daemon.fault.text for daemon in health.daemons if daemon.fault}
+    for error in health.shortages:
+        if error.reason not in told:
+            out.print(f"disk      {error}", style="red")
     if health.fault is not None:
         total = sum(health.waiting.values())
         where = ", ".join(f"{count} {printable(folder)}" for folder, count in sorted(health.waiting.items()))
@@ -95,7 +104,7 @@ def show_status(health: Health) -> None:
     rows = [(line.flow, *(getattr(line, name) for name in _STATUS_COLUMNS), "") for line in health.flows]
     aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 1 + len(_STATUS_COLUMNS))))
     for line in health.flows:
-        if line.last_file or line.outbound_file or line.outbound_error or line.quarantined:
+        if line.last_file or line.outbound_file or line.outbound_error or line.quarantined or line.table_error:
             show_flow(line)
 
 
@@ -104,6 +113,9 @@ def show_daemon(daemon: DaemonState) -> None:
     if daemon.fault:
         hint = f" ({daemon.fault.hint})" if daemon.fault.hint else ""
         out.print(f"          {daemon.fault.text}{hint}, since {moment(daemon.fault.since)}", style="red")
+    for name, fault in daemon.resting.items():
+        hint = f" ({fault.hint})" if fault.hint else ""
+        out.print(f"          files of {name} rest: {fault.text}{hint}, since {moment(fault.since)}", style="red")
     for name, reason in daemon.outbound.items():
         out.print(f"          outbound files of {name} wait: {reason}", style="red")
     for name, reason in daemon.waiting[:SHOWN_WAITING]:
@@ -143,6 +155,8 @@ def show_flow(line: overview.FlowOverview) -> None:
     if line.quarantined:
         rows = plural(line.quarantined, "row")
         out.print(f"  quarantined   {rows} cannot go out: {line.quarantined_error}", style="red")
+    if line.table_error is not None:
+        out.print(f"  its table     {line.table_error}", style="red")
     if line.last_error is not None:
         out.print(f"  last error    {when(line.last_error_at)}  #{line.last_error_id} {line.last_error}")
 

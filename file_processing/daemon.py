@@ -20,7 +20,8 @@ from file_processing.inbound.intake import GROUP_FILES, Wait
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.inbound.routing import DroppedFile, RoutedFile
 from file_processing.outbound.worker import Writer
-from models.errors import FileGone, RetryLater, StopDaemon, TidegateError
+from models.errors import FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
+from services.files.room import NoRoom
 from services.ledger.locks import FlowBusy
 from services.observer.inbox import Inbox
 from services.observer.paths import FoundFile
@@ -196,7 +197,7 @@ class Daemon:
         self._stopping.set()
 
     def _back_off(self, queue: _Queue, error: RetryLater) -> None:
-        """The database is the reason: the queue rests, its files keep their order."""
+        """The database or the flow is the reason: the queue rests, its files keep their order."""
         if self._stopping.is_set():
             return
         queue.resume_at = time.monotonic() + INBOUND.pause_seconds(queue.failures)
@@ -209,7 +210,7 @@ class Daemon:
             level = "DEBUG" if any(fault.text == error.reason for fault in self._faults()) else "WARNING"
             logger.log(level, "files of {} wait, trying again: {}", queue.name, error)
             since = queue.fault.since if queue.fault else datetime.now(UTC)
-            queue.fault = Fault(error.reason, error.hint, since)
+            queue.fault = Fault(error.reason, error.hint, since, _phase(error))
         try:
             self._recover()
         except StopDaemon as reason:
@@ -235,10 +236,12 @@ class Daemon:
         if now < self._tell_at:
             return
         self._tell_at = now + TELL_SECONDS
-        fault = next(iter(self._faults()), None)
+        fault = next((fault for fault in self._faults() if not fault.of_one_flow), None)
+        of_queues = {queue.name: queue.fault for queue in self._queues.values()}
         self._publish(
-            state=Phase.WAITING_FOR_DATABASE if fault else Phase.WATCHING,
+            state=fault.phase if fault else Phase.WATCHING,
             fault=fault,
+            resting={name: own for name, own in of_queues.items() if own and own.of_one_flow},
             outbound=self._writer.faults(),
             connectors=self._connectors.states(),
             waiting=tuple(itertools.islice(self._waiting(), SHOWN_WAITING)),
@@ -260,3 +263,10 @@ class Daemon:
             self._publisher.update(**changes)
         except OSError as error:
             logger.debug("the daemon's state cannot be written: {}", error)
+
+
+def _phase(error: RetryLater) -> Phase:
+    """What the daemon is about while it waits for this to pass."""
+    if isinstance(error, NoRoom):
+        return Phase.WAITING_FOR_ROOM
+    return Phase.WATCHING if isinstance(error, RestFlow) else Phase.WAITING_FOR_DATABASE

@@ -47,6 +47,10 @@ class RetryLater(TidegateError):
         self.after_seconds = after_seconds
 
 
+class RestFlow(RetryLater):
+    """A fault of one flow, its table for the most part: it rests and is tried again, and all others go on."""
+
+
 class FileGone(TidegateError):
     """The file is no longer there, or no longer the one that was seen: forget it."""
 

@@ -153,6 +153,7 @@ def site_settings(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
             "data_dir": site / ".data",
             "log_file": site / "app.log",
             "database_url": database_url,
+            "min_free_bytes": 0,
             "api_port": 0,  # many sites at a time: a test of the API takes a port of its own
         }
     )

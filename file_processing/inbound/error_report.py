@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import tempfile
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,23 +30,48 @@ _HIDDEN = re.compile(r"\.(\d+)\.[0-9a-f]+(\.(?:errors|rejected)\..+)\.tmp")
 _MEMORY_BYTES = 1 << 20
 """Rejected records of a file that stay in memory; more go to a temporary file."""
 
+REPORT_BYTES = 1 << 20
+REPORT_TIMES_FILE = 10
+"""A file's rejected records and reasons take up to so many bytes, or so many times its own where that is more."""
+
 MEND_FILE = "nothing of it is loaded: mend the file, and drop it into {folder}"
+LEFT_OUT = (
+    "; {left_out} more rejected records are listed nowhere, as that would take too much room: mend them in the whole "
+    "file, which is kept, and drop it again, for what is loaded already does no harm"
+)
 OR_RETRY = "; if it is the flow that is wrong, mend the flow and call: python main.py retry {id}"
 
 
 class RejectedRecords:
-    """The rejected records of one file, in the order they were found; memory is bounded, the file is not."""
+    """The rejected records of one file: all are counted, and the first ones found are kept, as many as may be listed.
 
-    def __init__(self) -> None:
+    max_bytes: what is kept takes no more, but for the first record.
+    count: of all. positions: of those that were told one by one.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
         self.count = 0
+        self.positions = array("q")
+        self._kept = 0
+        self._bytes_left = max_bytes
         self._spool: IO[bytes] | None = None
+
+    @property
+    def left_out(self) -> int:
+        """How many are not kept."""
+        return self.count - self._kept
 
     def add(self, records: Iterable[RejectedText]) -> None:
         for record in records:
             if self._spool is None:
                 self._spool = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115  # closed in close()
             self.count += 1
-            self._spool.write(json.dumps([record.position, record.text, record.errors]).encode() + b"\n")
+            self.positions.append(record.position)
+            line = json.dumps([record.position, record.text, record.errors]).encode() + b"\n"
+            self._bytes_left -= len(line)
+            if self._bytes_left >= 0 or not self._kept:
+                self._spool.write(line)
+                self._kept += 1
 
     def __iter__(self) -> Iterator[RejectedText]:
         if self._spool is None:
@@ -96,6 +122,11 @@ class PendingReport:
                 folder.entry(hidden).unlink(missing_ok=True)
 
 
+def most_bytes(of_file: int) -> int:
+    """How many bytes of rejected records and reasons are listed of a file of that size."""
+    return max(REPORT_BYTES, REPORT_TIMES_FILE * of_file)
+
+
 def pending(folder: Folder) -> list[PendingReport]:
     """The reports in a folder that are not in place."""
     try:
@@ -124,6 +155,7 @@ def write(
     suffix = _rejected_suffix(entry.name, form)
     kinds = [".errors.json", *([suffix] if entry.status is FileStatus.PARTIAL and form is not None else [])]
     report = PendingReport(folder, entry.id, tuple((_hidden(entry.id, kind), kind) for kind in kinds))
+    what_next = _what_next(entry, form, suffix, records.left_out)
     with folder.open(make=True) as opened:
         try:
             for name, kind in report.files:
@@ -131,7 +163,7 @@ def write(
                     if kind == suffix and form is not None:
                         _write_records(file, form, records, compressed=is_compressed(entry.name))
                     else:
-                        _write_errors(file, entry, records, rejection, _what_next(entry, form, suffix))
+                        _write_errors(file, entry, records, rejection, what_next)
         except OSError:
             report.discard()
             raise
@@ -168,6 +200,7 @@ def _write_errors(
         "status": entry.status.value,
         "records": entry.records,
         "rejected": entry.rejected,
+        **({"left_out": records.left_out} if records.left_out else {}),
         "what_next": what_next,
     }
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", write_through=True)
@@ -180,10 +213,11 @@ def _write_errors(
     text.detach()
 
 
-def _what_next(entry: LedgerEntry, form: RecordForm | None, suffix: str) -> str:
+def _what_next(entry: LedgerEntry, form: RecordForm | None, suffix: str, left_out: int) -> str:
     folder = f"input/{entry.flow}/" if entry.flow else "the folder of its flow below input/"
     mend = form.advice if entry.status is FileStatus.PARTIAL and form is not None else MEND_FILE
-    return (mend + OR_RETRY).format(suffix=suffix, folder=folder, id=entry.id)
+    partly = LEFT_OUT if left_out and entry.status is FileStatus.PARTIAL else ""
+    return (mend + partly + OR_RETRY).format(suffix=suffix, folder=folder, id=entry.id, left_out=left_out)
 
 
 def _whole_file(rejection: Rejection) -> dict[str, Any]:

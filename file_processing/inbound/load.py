@@ -14,6 +14,7 @@ from file_processing.inbound.deduplicate import LoadDecision
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
+from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
 from file_processing.inbound.record_errors import RejectedText, rejected_by_database
 from file_processing.inbound.tally import Tally
@@ -87,6 +88,7 @@ class Loader:
     upsert: Upsert | None
     reports: Folder
     node: str
+    limits: Limits
     progress: Callable[[int], None] = lambda _bytes: None
 
     @property
@@ -103,8 +105,8 @@ class Loader:
         A file is left that is no longer there, or no longer the same, that cannot be read to its end, or
         whose report cannot be written; then the others load without it.
 
-        Raises FlowBusy, RetryLater or psycopg.Error when the database cannot, and whatever else goes wrong with a
-        group; then nothing of it is loaded. A file alone that goes wrong is rejected.
+        Raises RetryLater (FlowBusy, RestFlow) or psycopg.Error when the database cannot, and whatever else goes wrong
+        with a group; then nothing of it is loaded. A file alone that goes wrong is rejected.
         """
         ids: list[int] = []
         left: dict[int, LeftFile] = {}
@@ -112,7 +114,7 @@ class Loader:
         tallies: dict[int, Tally] = {}
         while True:
             try:
-                with connection.transaction():
+                with sqlstate.transaction_of_a_flow(connection):
                     locks.lock_flow(connection, self.flow_name)
                     # Kept when it starts over: a rejection may name one of them.
                     ids = ids or ledger.next_ids(connection, len(reads))
@@ -168,9 +170,13 @@ class Loader:
         if self.upsert is None:
             return NO_ROWS
         rows = [row for file_id, checked in portion if not tallies[file_id].is_test for row in _rows(file_id, checked)]
-        counts, bad = self.upsert.upsert(connection, rows)
+        with sqlstate.of_a_flow():
+            counts, bad = self.upsert.upsert(connection, rows)
         for file_id, records in _found_again(portion, bad):
             tallies[file_id].rejected.add(records)
+        found = {file_id: tallies[file_id].too_many(self.limits) for file_id, _ in portion if bad}
+        if verdicts := {file_id: _Verdict(tallies[file_id], why) for file_id, why in found.items() if why}:
+            raise _StartOver(verdicts=verdicts)
         return counts
 
     def _verdict(self, connection: Connection, made: LoadDecision, tally: Tally) -> _Verdict | None:
@@ -267,7 +273,7 @@ class Loader:
             logger.bind(flow=flow, file=name).warning("{}: {}: {}", flow, name, notice)
         if rejection is not None and rejection.exchange is None:
             return
-        rejected = {record.position for record in tally.rejected} if made.read.loads else None
+        rejected = set(tally.rejected.positions) if made.read.loads else None
         answer = exchange.answer(rejected, datetime.now(UTC))
         if answer is None:
             return

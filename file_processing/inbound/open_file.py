@@ -193,13 +193,15 @@ def _left(error: OSError) -> FileGone | RetryLater:
             return unreadable(error)
 
 
-def content(source: OpenFile, *, max_bytes: int) -> Content:
+def content(source: OpenFile, *, max_bytes: int, max_unpacked: int | None = None) -> Content:
     """The file's bytes from their start, decompressed where the name ends in `.gz`.
 
-    Reading raises RejectFile when the compression is broken or more than `max_bytes` come out.
+    max_unpacked: bytes that may come out of a file of this size; as many as of any where it is not given.
+    Reading raises RejectFile when the compression is broken or more than `max_bytes` or `max_unpacked` come out.
     """
     if is_compressed(source.name):
-        return io.BufferedReader(_Gunzip(source.raw(), max_bytes), READ_BYTES)
+        most = max_bytes if max_unpacked is None else max_unpacked
+        return io.BufferedReader(_Gunzip(source.raw(), max_bytes, most), READ_BYTES)
     return source.raw()
 
 
@@ -210,9 +212,10 @@ def is_compressed(name: str) -> bool:
 class _Gunzip(io.RawIOBase):
     """Decompresses up to a limit, and names what is wrong with the file rather than the codec."""
 
-    def __init__(self, file: io.BufferedIOBase, max_bytes: int) -> None:
+    def __init__(self, file: io.BufferedIOBase, max_bytes: int, max_unpacked: int) -> None:
         self._gzip = gzip.GzipFile(fileobj=file, mode="rb")
         self._left = max_bytes
+        self._ratio_left = max_unpacked
 
     def readable(self) -> bool:
         return True
@@ -223,10 +226,16 @@ class _Gunzip(io.RawIOBase):
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise RejectFile(f"broken gzip: {error}", hint="compress and send it again") from None
         self._left -= read
+        self._ratio_left -= read
         if self._left < 0:
             raise RejectFile(
                 "decompressed it is larger than MAX_FILE_BYTES allows",
                 hint="split the file or raise MAX_FILE_BYTES",
+            )
+        if self._ratio_left < 0:
+            raise RejectFile(
+                "it unpacks into more times its own size than MAX_UNPACK_RATIO allows",
+                hint="send it unpacked; if files that repeat themselves so much are expected, raise MAX_UNPACK_RATIO",
             )
         return read
 

@@ -19,6 +19,7 @@ from psycopg import Connection
 from file_processing.inbound import archive, intake, read, recovery
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.intake import LeftFile, Wait
+from file_processing.inbound.limits import Limits
 from file_processing.inbound.load import Loaded, Loader
 from file_processing.inbound.read import ReadResult
 from file_processing.inbound.routing import RoutedFile, Router
@@ -48,6 +49,8 @@ class Pipeline:
     """Handles files of one input folder.
 
     root: the resolved input folder; `None` for files anywhere, which stay where they are (`ingest`).
+    limits: beyond which a file is rejected.
+    room: told to raise RetryLater while there is too little of it to take anything in.
     progress: told the bytes of content as they are loaded.
     stopping: ends the loading of a long file between two batches; it stays where it is.
     """
@@ -60,21 +63,25 @@ class Pipeline:
         *,
         node: str,
         root: Path | None,
-        max_bytes: int,
+        limits: Limits,
+        room: Callable[[], None] = lambda: None,
         progress: Callable[[int], None] = lambda _bytes: None,
         stopping: threading.Event | None = None,
     ) -> None:
         self._engine = engine
         self._folders = folders
         self._stopping = stopping or threading.Event()
-        self.router = Router(flows, root, max_bytes)
+        self._limits = limits
+        self._room = room
+        self.router = Router(flows, root, limits.max_bytes)
         self._steps = {
             flow.name if flow else None: self._of_flow(flow, node, progress) for flow in (*flows.values(), None)
         }
 
     def _of_flow(self, flow: Flow | None, node: str, progress: Callable[[int], None]) -> _Steps:
         name = flow.name if flow else None
-        loader = Loader(flow, Upsert(flow) if flow else None, self._folders.rejected_of(name), node, progress)
+        reports = self._folders.rejected_of(name)
+        loader = Loader(flow, Upsert(flow) if flow else None, reports, node, self._limits, progress)
         return _Steps(name, Validator(flow) if flow else None, loader, [])
 
     @property
@@ -97,20 +104,21 @@ class Pipeline:
     def handle(self, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
         """Handle files of one flow, in their order.
 
-        Yields a result for each. Raises RetryLater or StopDaemon when the database is the
+        Yields a result for each. Raises RetryLater or StopDaemon when the database or a full disk is the
         reason: then the files not yet told of are where they were, and nothing of them loaded.
         """
         steps = self._steps[flow]
         for group in intake.groups(files):
             self._go_on()
+            self._room()
             yield from self._handle_group(steps, group)
 
     def _handle_group(self, steps: _Steps, group: Sequence[RoutedFile]) -> Iterator[FileResult]:
         started = time.perf_counter()
-        root, max_bytes = self.router.root, self.router.max_bytes
+        root, limits = self.router.root, self._limits
         with (
-            intake.taken_in(group, root=root, max_bytes=max_bytes) as taken,
-            read.reading(taken.files, steps.validator, max_bytes=max_bytes, go_on=self._go_on) as reads,
+            intake.taken_in(group, root=root, max_bytes=limits.max_bytes) as taken,
+            read.reading(taken.files, steps.validator, limits=limits, go_on=self._go_on) as reads,
         ):
             yield from (FileResult.of_left(left, steps.flow) for left in taken.left)
             for loaded in self._load(steps.loader, reads):

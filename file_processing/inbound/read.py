@@ -8,8 +8,9 @@ from loguru import logger
 
 from file_processing.inbound import open_file
 from file_processing.inbound.formats import detect
-from file_processing.inbound.formats.base import GoOn, Reading, Rejection
+from file_processing.inbound.formats.base import GoOn, Reading, RejectExchange, Rejection
 from file_processing.inbound.intake import InboundFile
+from file_processing.inbound.limits import Limits, Rejects
 from file_processing.inbound.open_file import OpenFile
 from file_processing.inbound.validate import CheckedBatch, Validator
 from models.errors import RejectFile, TidegateError
@@ -40,7 +41,7 @@ class ReadResult:
 
 @contextmanager
 def reading(
-    files: Sequence[InboundFile], validator: Validator | None, *, max_bytes: int, go_on: GoOn
+    files: Sequence[InboundFile], validator: Validator | None, *, limits: Limits, go_on: GoOn
 ) -> Iterator[list[ReadResult]]:
     """Read a group of files of one flow; a long file is read a batch ahead as long as this is in use.
 
@@ -53,7 +54,7 @@ def reading(
             if file.rejection is not None or validator is None or file.source is None:
                 results.append(ReadResult(file).not_loading(file.rejection or Rejection("it belongs to no flow")))
                 continue
-            batches = _batches(file.source, validator, max_bytes, go_on)
+            batches = _batches(file.source, validator, limits, go_on)
             if file.is_long:
                 fetched = prefetch.ahead(batches)
                 ahead.callback(fetched.close)
@@ -76,13 +77,18 @@ def _at_once(file: InboundFile, batches: Iterator[CheckedBatch]) -> ReadResult:
     return ReadResult(file, tuple(read))
 
 
-def _batches(source: OpenFile, validator: Validator, max_bytes: int, go_on: GoOn) -> Iterator[CheckedBatch]:
+def _batches(source: OpenFile, validator: Validator, limits: Limits, go_on: GoOn) -> Iterator[CheckedBatch]:
     name = source.name
     try:
-        content = open_file.content(source, max_bytes=max_bytes)
+        rejects = Rejects(limits)
+        unpacked = limits.unpacked_bytes(source.identity.bytes)
+        content = open_file.content(source, max_bytes=limits.max_bytes, max_unpacked=unpacked)
         found = detect.format_of(name, content.peek(PEEK_BYTES), validator.flow)
         for batch in found.read(content, Reading(detect.plain_name(name), validator.flow, go_on=go_on)):
-            yield validator.check(batch)
+            yield validator.check(batch, rejects)
+            if rejects.too_many():
+                reason, hint = limits.why_too_many(rejects.rejected, rejects.records)
+                raise RejectExchange(reason, exchange=batch.exchange, hint=hint)
             go_on()
         source.check_unchanged()
     except RejectFile:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,6 +16,9 @@ from services.text import storable
 
 VALUE_CHARACTERS = 200
 """As much of a wrong value is shown in a report."""
+
+REASONS = 100
+"""So many reasons of one record are told; it may be a list of a million wrong things."""
 
 NO_NUL = r"may not contain the character NUL (\u0000)"
 
@@ -93,10 +97,17 @@ def rejected(batch: Batch, reasons: Mapping[int, Iterable[Reason]]) -> list[Reje
         RejectedText(
             batch.first + record.index,
             record.text,
-            tuple(_error(batch, record, reason) for reason in reasons[record.index]),
+            tuple(_error(batch, record, reason) for reason in _first(list(reasons[record.index]))),
         )
-        for record in (batch.texts(reasons) if reasons else ())
+        for record in islice(batch.texts(reasons), len(reasons))  # behind the last of them nothing is walked
     ]
+
+
+def _first(reasons: Sequence[Reason]) -> Sequence[Reason]:
+    left_out = len(reasons) - REASONS
+    if left_out <= 0:
+        return reasons
+    return [*reasons[:REASONS], Reason((), f"and {left_out} more reason{'s' if left_out > 1 else ''}")]
 
 
 def rejected_by_database(batch: Batch, reasons: Mapping[int, str]) -> list[RejectedText]:

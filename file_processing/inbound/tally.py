@@ -4,9 +4,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from file_processing.inbound import error_report
 from file_processing.inbound.deduplicate import LoadDecision
 from file_processing.inbound.error_report import RejectedRecords
 from file_processing.inbound.formats.base import Exchange, RecordForm, Rejection
+from file_processing.inbound.limits import Limits
 from file_processing.inbound.upsert import UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
 from models.flow import Flow, PartlyBad
@@ -18,8 +20,8 @@ from services.ledger.inbound import LedgerEntry
 class Tally:
     """What the batches of one file add up to, as far as they are taken."""
 
+    rejected: RejectedRecords
     records: int = 0
-    rejected: RejectedRecords = field(default_factory=RejectedRecords)
     drift: Counter[str] = field(default_factory=Counter)
     form: RecordForm | None = None
     exchange: Exchange | None = None
@@ -27,6 +29,7 @@ class Tally:
     def take(self, checked: CheckedBatch) -> None:
         self.records += checked.records
         self.rejected.add(checked.rejected)
+        self.rejected.count += checked.bad - len(checked.rejected)
         self.drift.update(checked.drift)
         self.form = checked.batch.form
         self.exchange = checked.batch.exchange
@@ -35,6 +38,13 @@ class Tally:
     def is_test(self) -> bool:
         return self.exchange is not None and self.exchange.is_test
 
+    def too_many(self, limits: Limits) -> Rejection | None:
+        """Why it is rejected as a whole, where too many of its records are."""
+        if not limits.too_many(self.rejected.count, self.records):
+            return None
+        reason, hint = limits.why_too_many(self.rejected.count, self.records)
+        return Rejection(reason, hint, exchange=self.exchange)
+
     def all_bad(self) -> bool:
         """Whether no record of it is good; an empty list is."""
         return bool(self.rejected.count) and self.rejected.count == self.records
@@ -42,7 +52,7 @@ class Tally:
 
 def of(made: LoadDecision) -> Tally:
     """What is known of a file before it is loaded: nothing, but where it is only looked through, all that was read."""
-    tally = Tally()
+    tally = Tally(RejectedRecords(error_report.most_bytes(made.read.file.state.identity.bytes)))
     if not made.loads and not made.read.file.is_long:
         for checked in made.read.batches:
             tally.take(checked)

@@ -6,18 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from operator import itemgetter
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, FailFast, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
 from file_processing.inbound.formats.base import Batch
+from file_processing.inbound.limits import Rejects
 from file_processing.inbound.record_errors import VALUE_CHARACTERS, Reason, RejectedText, reasons_of, rejected
 from models.flow import CHILDREN_DIGEST, Flow
 from services.text import storable
 
 DRIFT_NAMES = 100
 """So many fields that the flow does not know are named, of every batch."""
+
+PIECE_RECORDS = 1000
+"""So many records are looked at together in a batch that has bad ones: their reasons take far more room than they."""
 
 RowValues = tuple[object, ...]
 """The values of `Flow.columns`, in that order."""
@@ -31,22 +35,21 @@ ChildRows = tuple[Sequence[RowValues], ...]
 class CheckedBatch:
     """What a batch came to.
 
+    records: how many were looked at: all, up to where too many are bad.
     rows: those of every good record, and for each row, in `positions`, the position of its
         record in the file.
-    rejected: the bad records.
+    rejected: the bad records; of too many the first. bad: how many there are.
     drift: fields that the flow does not know, with the number of records that have them.
     """
 
     batch: Batch
+    records: int
     rows: Sequence[RowValues]
     positions: Sequence[int]
     children: Sequence[ChildRows | None]
     rejected: Sequence[RejectedText]
+    bad: int
     drift: Mapping[str, int]
-
-    @property
-    def records(self) -> int:
-        return len(self.batch.records)
 
 
 class Validator:
@@ -55,31 +58,66 @@ class Validator:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self._list: TypeAdapter[list[Any]] = TypeAdapter(list[flow.record])  # type: ignore[name-defined]
+        # What is wrong with a million records would take a gigabyte.
+        all_good: Any = Annotated[list[flow.record], FailFast()]  # type: ignore[name-defined]
+        self._all_good: TypeAdapter[list[Any]] = TypeAdapter(all_good)
         self._row = _row_function(flow)
         self._children = [(table.name, flow.child_columns(number)) for number, table in enumerate(flow.sql_tables[1:])]
         self._known = _known_fields(flow)
         # Nothing is left out where the record holds whatever comes.
         self._keeps_unknown = issubclass(flow.record, BaseModel) and flow.record.model_config.get("extra") == "allow"
 
-    def check(self, batch: Batch) -> CheckedBatch:
-        """Validate every record of the batch; every reason of every bad record is told."""
+    def check(self, batch: Batch, rejects: Rejects) -> CheckedBatch:
+        """Validate every record of the batch, up to where too many are bad; every bad record's reasons are told.
+
+        rejects: of its file up to here; the batch is added.
+        """
         reasons: dict[int, list[Reason]] = {}
-        good: Sequence[int] = range(len(batch.records))
+        records = len(batch.records)
+        good: Sequence[int] = range(records)
         try:
-            valid = self._list.validate_python(batch.records)
-        except ValidationError as error:
-            reasons = reasons_of(error, batch.records)
-            good = [index for index in good if index not in reasons]
-            valid = self._list.validate_python([batch.records[index] for index in good])
+            valid = self._all_good.validate_python(batch.records)
         except Exception:  # noqa: BLE001  # the flow's own validators may fail in any way
-            good, valid, reasons = self._one_by_one(batch.records)
+            records, good, valid, reasons = self._piece_by_piece(batch.records, rejects)
         if reasons and (misfit := batch.misfit(self._known)) is not None:
             reasons = {0: [Reason((), misfit)]}
         rows, of_records, children = self._to_rows(batch, good, valid, reasons)
-        bad = rejected(batch, reasons)
-        return CheckedBatch(batch, rows, of_records, children, bad, self._drift(batch.records))
+        known = rejects.rejected
+        rejects.add(records, len(reasons))
+        shown = reasons
+        if rejects.too_many():
+            first = sorted(reasons)[: max(rejects.limits.max_rejects - known, 0)]
+            shown = {index: reasons[index] for index in first}
+        drift = self._drift(batch.records[:records])
+        return CheckedBatch(batch, records, rows, of_records, children, rejected(batch, shown), len(reasons), drift)
 
-    def _one_by_one(self, records: Sequence[object]) -> tuple[list[int], list[Any], dict[int, list[Reason]]]:
+    def _piece_by_piece(
+        self, records: Sequence[object], rejects: Rejects
+    ) -> tuple[int, list[int], list[Any], dict[int, list[Reason]]]:
+        """How many records were looked at, which are good, what they are, and what is wrong with the others."""
+        good, valid, reasons = list[int](), list[Any](), dict[int, list[Reason]]()
+        done = 0
+        while done < len(records) and not rejects.too_many(done, len(reasons)):
+            piece = records[done : done + PIECE_RECORDS]
+            fine, checked, wrong = self._piece(piece)
+            good += [done + index for index in fine]
+            valid += checked
+            reasons |= {done + index: told for index, told in wrong.items()}
+            done += len(piece)
+        return done, good, valid, reasons
+
+    def _piece(self, records: Sequence[object]) -> tuple[Sequence[int], list[Any], dict[int, list[Reason]]]:
+        good: Sequence[int] = range(len(records))
+        try:
+            return good, self._list.validate_python(records), {}
+        except ValidationError as error:
+            reasons = reasons_of(error, records)
+        except Exception:  # noqa: BLE001
+            return self._one_by_one(records)
+        good = [index for index in good if index not in reasons]
+        return good, self._list.validate_python([records[index] for index in good]), reasons
+
+    def _one_by_one(self, records: Sequence[object]) -> tuple[Sequence[int], list[Any], dict[int, list[Reason]]]:
         good, valid, reasons = [], [], {}
         for index, record in enumerate(records):
             try:

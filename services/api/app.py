@@ -1,7 +1,7 @@
 """The application: routes, who may use them, and how errors are said."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import fastapi_offline
@@ -34,18 +34,21 @@ def create_app(
     *,
     input_dir: Path,
     max_bytes: int,
+    room: Callable[[], None] = lambda: None,
     token: SecretStr | None,
     resources: Iterable[Resource] = (),
 ) -> FastAPI:
     """The API over these flows.
 
     max_bytes: of a body; of its content, when compressed, the loader takes care.
+    room: raises RetryLater while there is too little of it to take a body.
     """
     app = ProblemApp(title="Tidegate", description=_ABOUT, docs_url=None, redoc_url=None)
     _add_page(app)
     guarded = [Depends(guard(token))]
     app.include_router(
-        inbound.router(flows, lend, media_types, input_dir=input_dir, max_bytes=max_bytes), dependencies=guarded
+        inbound.router(flows, lend, media_types, input_dir=input_dir, max_bytes=max_bytes, room=room),
+        dependencies=guarded,
     )
     for resource in resources:
         app.include_router(router(resource, lend), dependencies=guarded)

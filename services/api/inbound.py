@@ -102,11 +102,12 @@ _HEADERS = [
 class _Intake:
     """Bodies on their way to the input folder."""
 
-    def __init__(self, flows: Flows, lend: Lend, input_dir: Path, max_bytes: int) -> None:
+    def __init__(self, flows: Flows, lend: Lend, input_dir: Path, max_bytes: int, room: Callable[[], None]) -> None:
         self._flows = flows
         self._lend = lend
         self._input_dir = input_dir
         self._max_bytes = max_bytes
+        self._room = room
         self._in_flight: set[tuple[str, str]] = set()
 
     async def receive(self, request: Request, flow: str, suffix: str) -> receipts.Receipt:
@@ -124,6 +125,7 @@ class _Intake:
 
     async def _store(self, request: Request, flow: str, suffix: str, key: str | None) -> receipts.Receipt:
         bodies.refuse_announced(request, self._max_bytes, "MAX_FILE_BYTES allows")
+        self._room()
         with Upload(Folder(self._input_dir) / flow, suffix, self._max_bytes) as upload:
             await _fill(upload, request)
             receipt = await run_in_threadpool(self._keep, upload, flow, key)
@@ -150,10 +152,18 @@ class _Intake:
             raise Problem(422, error.reason, hint=error.hint) from None
 
 
-def router(flows: Flows, lend: Lend, media_types: MediaTypes, *, input_dir: Path, max_bytes: int) -> APIRouter:
+def router(
+    flows: Flows,
+    lend: Lend,
+    media_types: MediaTypes,
+    *,
+    input_dir: Path,
+    max_bytes: int,
+    room: Callable[[], None],
+) -> APIRouter:
     """The operations below `/inbound`."""
     routes = APIRouter(prefix="/inbound", tags=["inbound"])
-    intake = _Intake(flows, lend, input_dir, max_bytes)
+    intake = _Intake(flows, lend, input_dir, max_bytes, room)
 
     @routes.post(
         "/{flow}",

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 import psycopg
 import sqlalchemy.exc
 
-from models.errors import RejectFile, RetryLater, StopDaemon, TidegateError
+from models.errors import RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
 
 _UPGRADE = 'run "python main.py db upgrade"'
 _CREDENTIALS = "check user and password in DATABASE_URL"
+_RAISED = (
+    "if it speaks of single records, let it raise using errcode = 'check_violation', and only these are rejected; "
+    "else mend what it complains of"
+)
 
-# The longest prefix of the SQLSTATE decides. A code that is not here is a bug of ours.
+# The longest prefix of the SQLSTATE decides. Only what is known to be a record's fault rejects one.
 _RULES: dict[str, tuple[type[TidegateError], str]] = {
     "08": (RetryLater, ""),  # connection exception
     "0A": (StopDaemon, "this server lacks a feature: use a newer PostgreSQL"),
@@ -21,6 +25,7 @@ _RULES: dict[str, tuple[type[TidegateError], str]] = {
     "23": (RejectFile, ""),  # integrity constraint violation
     "25006": (RetryLater, "the server is read-only: a standby?"),
     "25P03": (RetryLater, ""),  # idle in transaction timeout
+    "25P04": (RetryLater, "raise transaction_timeout of the server or the role"),
     "28": (StopDaemon, _CREDENTIALS),
     "3D": (StopDaemon, "create the database, or correct its name in DATABASE_URL"),
     "3F": (StopDaemon, _UPGRADE),  # invalid schema name
@@ -38,9 +43,11 @@ _RULES: dict[str, tuple[type[TidegateError], str]] = {
     "55": (RetryLater, ""),  # lock not available
     "57": (RetryLater, ""),  # the operator: shutdown, cancelled, still starting
     "58": (RetryLater, ""),  # I/O error
-    "P0001": (RejectFile, ""),  # raised by a trigger of the table
+    "P0": (RestFlow, _RAISED),  # by a trigger of the table: for a record, or for any of them, nobody can tell
     "XX": (RetryLater, ""),  # internal error, damaged data
 }
+
+_UNKNOWN = (RestFlow, "look this error up in PostgreSQL's list of codes; it is tried again until it is gone")
 
 # libpq knows no SQLSTATE for a connection refused by the server, only the server's words.
 _REFUSED = {
@@ -68,7 +75,7 @@ def translate(error: BaseException) -> TidegateError | None:
     if rule is None:
         return None
     kind, hint = rule
-    return kind(_message(original), hint=hint)
+    return kind(_message(original) + (_origin(original) if kind is RestFlow else ""), hint=hint)
 
 
 @contextmanager
@@ -83,6 +90,32 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
+@contextmanager
+def of_a_flow() -> Iterator[None]:
+    """The same for statements on a flow's own tables: what is wrong with these ends no daemon, the flow rests."""
+    try:
+        with translated():
+            yield
+    except StopDaemon as error:
+        hint = error.hint or "mend the table, or what its triggers call"
+        raise RestFlow(error.reason + _origin(error.__cause__), hint=hint) from error.__cause__
+
+
+@contextmanager
+def transaction_of_a_flow(connection: psycopg.Connection) -> Iterator[None]:
+    """A transaction at whose end only a flow's own tables speak, by deferred constraints and triggers."""
+    committing = False
+    try:
+        with connection.transaction():
+            yield
+            committing = True
+    except psycopg.Error:
+        if not committing:
+            raise
+        with of_a_flow():
+            raise
+
+
 def _original(error: BaseException) -> BaseException:
     if isinstance(error, sqlalchemy.exc.StatementError) and error.orig is not None:
         return error.orig
@@ -92,7 +125,7 @@ def _original(error: BaseException) -> BaseException:
 def _rule(error: BaseException) -> tuple[type[TidegateError], str] | None:
     code = _code(error)
     if code:
-        return next((_RULES[code[:n]] for n in (5, 2) if code[:n] in _RULES), None)
+        return next((_RULES[code[:n]] for n in (5, 2) if code[:n] in _RULES), _UNKNOWN)
     if isinstance(error, _UNSENDABLE):
         return RejectFile, ""
     if isinstance(error, _UNREACHABLE):
@@ -117,3 +150,13 @@ def _message(error: BaseException) -> str:
     if isinstance(error, UnicodeEncodeError):
         return f"text that is not valid Unicode: {error.reason}"
     return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _origin(error: BaseException | None) -> str:
+    """The function that raised it, which a trigger called; and its code, where that says more than the sentence."""
+    if not isinstance(error, psycopg.Error):
+        return ""
+    function = re.search(r"^PL/pgSQL function (\S+)", error.diag.context or "", re.MULTILINE)
+    known = [f"raised by {function[1]}"] if function else []
+    known += [f"SQLSTATE {code}"] if (code := _code(error)) and _rule(error) is _UNKNOWN else []
+    return f" ({', '.join(known)})" if known else ""

@@ -9,7 +9,9 @@ from psycopg import Connection, sql
 from psycopg.rows import dict_row
 
 from flows import Flows
+from models.errors import RestFlow
 from models.flow import Flow
+from services.db import sqlstate
 from services.ledger.statements import statement
 
 NO_FLOW = "(no flow)"
@@ -19,6 +21,7 @@ NO_FLOW = "(no flow)"
 class FlowOverview:
     """Counts of files by what became of them, and of the rows in the flow's table.
 
+    table_error: why its rows cannot be counted.
     last_error: of the last file that was rejected, whole or in part.
     unsynced: rows that have to go out. quarantined: rows that cannot, with the reason of one.
     outbound_file: the newest one. outbound_error: why the oldest unwritten one is not on disk.
@@ -33,6 +36,7 @@ class FlowOverview:
     rejected: int = 0
     duplicate: int = 0
     rows: int = 0
+    table_error: str | None = None
     last_file: str | None = None
     last_status: str | None = None
     last_at: datetime | None = None
@@ -83,14 +87,22 @@ def overview(connection: Connection, flows: Flows, folders: Counter[str]) -> lis
         FlowOverview(
             flow=name,
             waiting=folders[name],
-            rows=_rows(connection, flow.sql_table.name),
             **files.get(name, {}),
-            **_outbound(connection, flow),
+            **_of_table(connection, flow),
         )
         for name, flow in flows.items()
     ]
     strangers = sum(count for folder, count in folders.items() if folder not in flows)
     return [*lines, FlowOverview(flow=NO_FLOW, waiting=strangers, **files.get(None, {}))]
+
+
+def _of_table(connection: Connection, flow: Flow) -> dict[str, Any]:
+    """What the flow's table says; one that is not as it should be says nothing against the others."""
+    try:
+        with sqlstate.of_a_flow(), connection.transaction():
+            return {"rows": _rows(connection, flow.sql_table.name), **_outbound(connection, flow)}
+    except RestFlow as error:
+        return {"table_error": str(error)}
 
 
 _OUTBOUND = """

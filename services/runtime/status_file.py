@@ -26,16 +26,25 @@ class Phase(StrEnum):
     STARTING = "starting"
     WATCHING = "watching"
     WAITING_FOR_DATABASE = "waiting for database"
+    WAITING_FOR_ROOM = "waiting for room"
     STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What keeps the daemon from working, since when, and what helps."""
+    """What keeps the daemon, or one flow, from working, since when, and what helps.
+
+    phase: what the daemon is about because of it; where one flow rests it watches for the others.
+    """
 
     text: str
     hint: str
     since: datetime
+    phase: Phase = Phase.WAITING_FOR_DATABASE
+
+    @property
+    def of_one_flow(self) -> bool:
+        return self.phase is Phase.WATCHING
 
 
 class JobPhase(StrEnum):
@@ -67,6 +76,7 @@ class JobState:
 class DaemonState:
     """One running daemon.
 
+    fault: what keeps all of it from working. resting: what keeps single flows from it.
     outbound: why outbound files of a flow cannot be written.
     """
 
@@ -77,6 +87,7 @@ class DaemonState:
     state: Phase
     input_dir: Path
     fault: Fault | None = None
+    resting: Mapping[str, Fault] = field(default_factory=dict)
     outbound: Mapping[str, str] = field(default_factory=dict)
     waiting: tuple[tuple[str, str], ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
@@ -189,7 +200,6 @@ def _dump(state: DaemonState) -> str:
 
 def _load(text: str) -> DaemonState:
     raw = json.loads(text)
-    fault = raw["fault"]
     return DaemonState(
         pid=raw["pid"],
         node=raw["node"],
@@ -197,7 +207,8 @@ def _load(text: str) -> DaemonState:
         updated_at=datetime.fromisoformat(raw["updated_at"]),
         state=Phase(raw["state"]),
         input_dir=Path(raw["input_dir"]),
-        fault=fault and Fault(fault["text"], fault["hint"], datetime.fromisoformat(fault["since"])),
+        fault=raw["fault"] and _fault(raw["fault"]),
+        resting={flow: _fault(fault) for flow, fault in raw["resting"].items()},
         outbound=raw["outbound"],
         waiting=tuple((name, reason) for name, reason in raw["waiting"]),
         counters=raw["counters"],
@@ -206,3 +217,7 @@ def _load(text: str) -> DaemonState:
             for job in raw["connectors"]
         ),
     )
+
+
+def _fault(raw: Mapping[str, str]) -> Fault:
+    return Fault(raw["text"], raw["hint"], datetime.fromisoformat(raw["since"]), Phase(raw["phase"]))

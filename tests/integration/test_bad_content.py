@@ -165,7 +165,7 @@ def test_a_bomb_is_rejected_when_it_passes_the_limit(site: Site, filling: str, r
         file.write(b"[")
         for _ in range(10):
             file.write(filling.encode() * ((1 << 20) // len(filling)))
-    site.settings = site.settings.model_copy(update={"max_file_bytes": 5 << 20})
+    site.settings = site.settings.model_copy(update={"max_file_bytes": 5 << 20, "max_unpack_ratio": 2000})
     site.drop("bomb.json.gz", compressed.getvalue(), flow=STATUS)
     (error,) = rejected(site, taken_in(site))["errors"]
     assert error["reason"] == reason

@@ -22,6 +22,7 @@ from file_processing.inbound.adhoc import GivenFile
 from file_processing.inbound.formats import detect
 from file_processing.inbound.formats.base import Malformed, Reading, RejectExchange
 from file_processing.inbound.formats.edi.interchanges import InterchangeBatch
+from file_processing.inbound.limits import Limits
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.inbound.routing import RoutedFile
 from models.edi.message import Message, Segment
@@ -242,7 +243,7 @@ def test_a_daemon_that_stops_reads_no_interchange_to_its_end(tmp_path: Path) -> 
         Folders(tmp_path, tmp_path),
         node="test",
         root=None,
-        max_bytes=1 << 20,
+        limits=Limits(1 << 20, 100, 1000),
         stopping=stopping,
     )
     path = tmp_path / "a.edi"

@@ -32,6 +32,10 @@ def load(site: Site, name: str, content: object, *, flow: str = STATUS) -> dict[
     return site.ledger()[-1]
 
 
+def allow_rejects(site: Site, number: int) -> None:
+    site.settings = site.settings.model_copy(update={"max_rejects": number})
+
+
 def in_batches_of(batch_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have files read in batches of this size, as far longer ones are."""
     monkeypatch.setattr(reading, "Reading", partial(Reading, batch_bytes=batch_bytes))
@@ -143,6 +147,7 @@ def test_a_line_that_is_no_json_costs_only_itself(site: Site) -> None:
 
 
 def test_five_thousand_bad_records_are_all_listed(site: Site) -> None:
+    allow_rejects(site, 5000)
     content = [report(str(number), status=number) for number in range(5000)]
     line = load(site, "x.json", json.dumps([GOOD, *content]))
     assert (line["status"], line["rejected"], line["inserted"]) == ("partial", 5000, 1)
@@ -268,6 +273,7 @@ def test_a_long_file_of_nothing_but_bad_records_takes_bounded_memory(
             yield replace(batch, records=records)
 
     monkeypatch.setattr(JsonFormat, "read", held)
+    allow_rejects(site, 15_000)
     in_batches_of(50_000, monkeypatch)
     monkeypatch.setattr(loading, "ROWS_AT_ONCE", 2000)
     text = json.dumps([report(str(number), status=7) for number in range(15_000)])

@@ -10,7 +10,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy import Engine, text
 
-from models.errors import RejectFile, RetryLater, StopDaemon, TidegateError
+from models.errors import RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.db import sqlstate
 from services.db.engine import ping
 
@@ -50,7 +50,10 @@ def error_of(engine: Engine, *statements: str) -> sqlalchemy.exc.DBAPIError:
         pytest.param(["set transaction read only", VEHICLE], RetryLater, id="read-only server"),
         pytest.param(["set statement_timeout = 1", "select pg_sleep(9)"], RetryLater, id="cancelled"),
         pytest.param(["select pg_terminate_backend(pg_backend_pid())"], RetryLater, id="connection closed"),
-        pytest.param(["do $$ begin raise exception 'no'; end $$"], RejectFile, id="raised by a trigger"),
+        pytest.param(["do $$ begin raise exception 'no'; end $$"], RestFlow, id="raised by a trigger"),
+        pytest.param(["do $$ begin raise sqlstate '25P04'; end $$"], RetryLater, id="transaction timeout"),
+        pytest.param(["do $$ begin raise sqlstate 'ZZ123'; end $$"], RestFlow, id="nobody knows it"),
+        pytest.param(["do $$ begin raise check_violation; end $$"], RejectFile, id="raised for a record"),
         pytest.param(["do $$ begin raise sqlstate '53100'; end $$"], RetryLater, id="disk full"),
         pytest.param(["do $$ begin raise sqlstate '40001'; end $$"], RetryLater, id="serialization failure"),
     ],
@@ -66,6 +69,22 @@ def test_undefined_table_hints_at_the_command(engine: Engine) -> None:
     assert error is not None
     assert error.reason == 'relation "nowhere" does not exist'
     assert "python main.py db upgrade" in error.hint
+
+
+def test_an_error_that_nobody_knows_is_told_with_its_code(engine: Engine) -> None:
+    error = sqlstate.translate(error_of(engine, "do $$ begin raise sqlstate 'ZZ123' using message = 'odd'; end $$"))
+    assert error is not None
+    assert error.reason == "odd (raised by inline_code_block, SQLSTATE ZZ123)"
+
+
+def test_what_ends_the_daemon_elsewhere_rests_a_flow_whose_table_it_is(engine: Engine) -> None:
+    with (
+        pytest.raises(RestFlow, match="does not exist") as caught,
+        sqlstate.of_a_flow(),
+        engine.connect() as connection,
+    ):
+        connection.execute(text("select * from nowhere"))
+    assert "python main.py db upgrade" in caught.value.hint
 
 
 def test_values_of_records_stay_out_of_the_message(engine: Engine) -> None:

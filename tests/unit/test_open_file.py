@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from file_processing.inbound import open_file
+from file_processing.inbound.limits import Limits
 from file_processing.inbound.open_file import OpenFile
 from models.errors import FileGone, RejectFile, RetryLater
 from services.files.directory import OpenFolders
@@ -131,6 +132,20 @@ def test_exactly_the_limit_may_come_out_of_a_packed_file(root: Path) -> None:
     assert unpacked(root, gzip.compress(data), 5000) == data
     with pytest.raises(RejectFile, match="decompressed it is larger"):
         unpacked(root, gzip.compress(data), 4999)
+
+
+def test_a_packed_file_may_unpack_into_so_many_times_its_bytes(root: Path) -> None:
+    path = root / "x.json.gz"
+    path.write_bytes(gzip.compress(bytes(5000)))
+    with opened(path, root=None, max_bytes=LIMIT) as source:
+        assert len(open_file.content(source, max_bytes=LIMIT, max_unpacked=5000).read()) == 5000
+        with pytest.raises(RejectFile, match="MAX_UNPACK_RATIO"):
+            open_file.content(source, max_bytes=LIMIT, max_unpacked=4999).read()
+
+
+@pytest.mark.parametrize(("packed", "unpacked"), [(429, 1 << 20), (10_485, 1 << 20), (10_486, 1_048_600)])
+def test_a_short_packed_file_may_unpack_into_a_mebibyte(packed: int, unpacked: int) -> None:
+    assert Limits(max_bytes=LIMIT, max_unpack_ratio=100, max_rejects=0).unpacked_bytes(packed) == unpacked
 
 
 def test_a_bomb_takes_no_memory(root: Path) -> None:

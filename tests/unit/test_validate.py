@@ -17,6 +17,7 @@ import flows
 from file_processing.inbound import record_errors, validate
 from file_processing.inbound.formats.base import Batch, Reading
 from file_processing.inbound.formats.detect import format_of, plain_name
+from file_processing.inbound.limits import Limits, Rejects
 from file_processing.inbound.validate import CheckedBatch, Validator
 from models.field_types import Text
 from models.flow import Flow, RecordType
@@ -36,13 +37,16 @@ class Row(Own):
     number: Mapped[int | None] = mapped_column(Integer)
 
 
+LIMITS = Limits(max_bytes=1 << 30, max_unpack_ratio=100, max_rejects=1000)
+
+
 def flow_of(record: RecordType, **options: Any) -> Flow:
     return Flow(record=record, table=Row, name="tested", **options)  # type: ignore[arg-type]  # no LoadedRow
 
 
 def check(flow: Flow, *things: object) -> CheckedBatch:
     (batch,) = batches(flow, json.dumps(things))
-    return Validator(flow).check(batch)
+    return Validator(flow).check(batch, Rejects(LIMITS))
 
 
 def batches(flow: Flow, text: str, name: str = "x.json") -> list[Batch]:
@@ -152,7 +156,7 @@ def test_every_record_loads_or_is_rejected_with_a_place_and_a_reason(
     lines = text.split("\n")
     validator = VALIDATORS[flow]
     for batch in batches(FLOWS[flow], text, "x.jsonl" if as_lines else "x.json"):
-        checked = validator.check(batch)
+        checked = validator.check(batch, Rejects(LIMITS))
         bad = {one.position for one in checked.rejected}
         assert bad.isdisjoint(checked.positions)
         assert checked.records == len(batch.records)

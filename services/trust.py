@@ -54,7 +54,7 @@ def make_private(folder: Path, what: str) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-        if status.st_uid == os.geteuid() and status.st_mode & 0o067:
+        if status.st_uid == os.geteuid() and status.st_mode & 0o067 and not status.st_mode & stat.S_ISVTX:
             folder.chmod(0o700)
     except OSError as error:
         raise StopDaemon(f"{what} {folder} cannot be used: {error.strerror}") from error

@@ -71,7 +71,7 @@ def _container() -> tuple[str | None, str]:
 @contextmanager
 def _embedded() -> Iterator[str]:
     with _open_folder() as folder, embedded.serve(folder, durable=False) as server:
-        yield server.uri
+        yield server.superuser_uri  # tests make databases and roles
 
 
 def _memory() -> Path | None:

@@ -188,11 +188,22 @@ def make_folder(settings: Settings, name: str, flows: Flows) -> None:
                     f"{below} is a link, and in {name} links are not followed",
                     hint="put a folder in its place, or mount the other one there",
                 )
-            below.mkdir(exist_ok=True)
+            _make_alike(below)
     except OSError as error:
         raise StopDaemon(
             f"{name} {folder} cannot be made: {error.strerror}", hint=f"mend it, or set {name} to another folder"
         ) from error
+
+
+def _make_alike(folder: Path) -> None:
+    """Make a folder that is as open as the one it is in: who may drop there may drop here, and no more than that."""
+    if not folder.exists():
+        mode = folder.parent.stat().st_mode & 0o1777  # the set-group-id bit is handed down by the kernel
+        umask = os.umask(0)  # of the whole process, and there is nothing else at work yet
+        try:
+            folder.mkdir(mode, exist_ok=True)
+        finally:
+            os.umask(umask)
 
 
 def named(flows: Flows, name: str | None) -> Any:

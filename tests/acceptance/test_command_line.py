@@ -1,5 +1,6 @@
 """The command line as a person and a script meet it: help, wrong usage, wrong configuration."""
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,9 @@ def test_flows_and_settings_that_others_may_change_are_refused_before_they_run(s
 
 def test_an_env_file_that_is_not_there_is_said(site: Site) -> None:
     assert "--env-file nowhere.env is not a file" in sentence(site.call("--env-file", "nowhere.env", "flows", expect=2))
+
+
+def test_a_flow_s_folder_is_as_open_as_input(site: Site) -> None:
+    site.input.chmod(0o3730)
+    site.call("check")
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in site.input.iterdir()} == {0o3730}

@@ -1,9 +1,12 @@
 """The unit, the image and the composition say what they promise."""
 
+import os
 import re
 import shutil
 import subprocess
 import tomllib
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from commands.demo_stage import PORTS
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "tidegate.service"
+SYSUSERS, TMPFILES = ROOT / "deploy" / "tidegate.sysusers.conf", ROOT / "deploy" / "tidegate.tmpfiles.conf"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
@@ -60,7 +64,9 @@ def test_unit_may_write_wherever_the_daemon_writes() -> None:
     for name, field in settings.Settings.model_fields.items():
         if isinstance(field.default, Path):
             assert set_here[name.upper()].startswith(writable), name
-    assert unit()["StateDirectory"] == ["tidegate tidegate/input tidegate/output tidegate/archive tidegate/rejected"]
+    assert unit()["StateDirectory"] == ["tidegate"]
+    made = {line.split()[1] for line in TMPFILES.read_text().splitlines() if line.startswith("d ")}
+    assert {path for name, path in set_here.items() if name.endswith("_DIR")} <= made
 
 
 def test_unit_is_watched_and_comes_back_for_ever() -> None:
@@ -70,6 +76,68 @@ def test_unit_is_watched_and_comes_back_for_ever() -> None:
     assert read["Restart"] == ["on-failure"]
     assert read["StartLimitIntervalSec"] == ["0"]
     assert int(read["TimeoutStopSec"][0]) > 10
+
+
+def test_unit_takes_no_more_of_the_machine_than_it_says() -> None:
+    read = unit()
+    assert int(read["LimitNOFILE"][0]) >= 65536
+    assert {"MemoryMax", "TasksMax"} <= set(read)
+    assert read["ProcSubset"] == ["pid"]
+    assert read["UMask"] == ["0027"]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The folders as the packaging makes them; ids: of users and groups by name."""
+
+    state: Path
+    users: dict[str, int]
+    groups: dict[str, int]
+
+    def sh(self, script: str, *groups: str, user: int) -> bool:
+        """Whether a user in these groups can do it, working in the state folder."""
+        ids = [self.groups[name] for name in groups]
+        ran = subprocess.run(
+            ["/bin/sh", "-c", script],
+            user=user, group=user, extra_groups=ids, cwd=self.state, capture_output=True, check=False,
+        )  # fmt: skip
+        return ran.returncode == 0
+
+
+@pytest.fixture
+def installed(open_folder: Path) -> Installed:
+    (open_folder / "etc").mkdir()
+    for program, conf in (["systemd-sysusers"], SYSUSERS), (["systemd-tmpfiles", "--create"], TMPFILES):
+        if os.geteuid() != 0 or shutil.which(program[0]) is None:
+            pytest.skip(f"it takes root and {program[0]}")
+        subprocess.run([*program, f"--root={open_folder}", "-"], input=conf.read_bytes(), check=True)
+    users, groups = (
+        {line.split(":")[0]: int(line.split(":")[2]) for line in (open_folder / "etc" / name).read_text().splitlines()}
+        for name in ("passwd", "group")
+    )
+    (open_folder / "var").chmod(0o755)
+    return Installed(open_folder / "var" / "lib" / "tidegate", users, groups)
+
+
+ALICE, BOB = 54321, 54322
+
+
+def test_who_may_drop_may_drop_and_nothing_else(installed: Installed) -> None:
+    tidegate = installed.users["tidegate"]
+    assert installed.sh("umask 0; mkdir input/orders && chmod 3730 input/orders", "tidegate-drop", user=tidegate)
+    for folder in ("input", "input/orders"):
+        drop = partial(installed.sh, user=ALICE)
+        assert drop(f"umask 027; echo [] > {folder}/.a.tmp && mv {folder}/.a.tmp {folder}/a.json", "tidegate-drop")
+        assert not drop(f"ls {folder}", "tidegate-drop")
+        assert not drop(f"echo > {folder}/b.json", "tidegate")
+        assert not installed.sh(f"rm -f {folder}/a.json || mv {folder}/a.json {folder}/b", "tidegate-drop", user=BOB)
+        assert installed.sh(f"cat {folder}/a.json && mv {folder}/a.json archive/", "tidegate-drop", user=tidegate)
+    for folder in (".", "output", "archive", "rejected", "data"):
+        assert not installed.sh(f"echo > {folder}/x", "tidegate-drop", "tidegate", user=ALICE), folder
+    for folder in ("output", "archive", "rejected"):
+        assert installed.sh(f"ls {folder}", "tidegate", user=BOB)
+        assert not installed.sh(f"ls {folder}", "tidegate-drop", user=ALICE)
+    assert not installed.sh("cd data", "tidegate", "tidegate-drop", user=BOB)
 
 
 def test_composition_starts_tidegate_after_a_healthy_postgres() -> None:

@@ -24,7 +24,7 @@ from settings import Settings
 hypothesis.settings.register_profile("tidegate", deadline=None)
 hypothesis.settings.load_profile("tidegate")
 
-POSTGRES_IMAGE = "postgres:18"
+POSTGRES_IMAGE = "postgres:18.6"
 _SERVER = "TEST_DATABASE_URL"
 _running = ExitStack()
 _which = pytest.StashKey[str]()

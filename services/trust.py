@@ -36,13 +36,14 @@ def checked_tree(folder: Path, what: str) -> Path:
     """The same for a folder with all that is in it."""
     real = checked(folder, what)
     known = {real}
+    _check(real, what, folder, sticky_is_safe=False)  # somebody might add what is believed next time
     for path in _below(real):
         if path.is_symlink():
             target = checked(path, what)
             if target.is_dir() and not any(target.is_relative_to(each) for each in known):
                 known.add(checked_tree(target, what))
         else:
-            _check(path, what, folder)
+            _check(path, what, folder, sticky_is_safe=False)
     return real
 
 
@@ -74,7 +75,7 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in (*folders, *files))
 
 
-def _check(each: Path, what: str, named: Path) -> None:
+def _check(each: Path, what: str, named: Path, *, sticky_is_safe: bool = True) -> None:
     status = each.stat()
     mode, uid = stat.S_IMODE(status.st_mode), os.geteuid()
     told = f"{what} {named} is not trusted: {each}" if each != named else f"{what} {named} is not trusted: it"
@@ -83,11 +84,11 @@ def _check(each: Path, what: str, named: Path) -> None:
             f"{told} belongs to {user_name(status.st_uid)}",
             hint=f"run Tidegate as that user, or, if you know what is there: chown {user_name(uid)} '{each}'",
         )
-    is_sticky = stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX
+    is_sheltered = sticky_is_safe and stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX
     writers = mode & (stat.S_IWGRP | stat.S_IWOTH)
     if writers == stat.S_IWGRP and _is_private(status.st_gid, uid):
         writers = 0
-    if writers and not is_sticky:
+    if writers and not is_sheltered:
         raise StopDaemon(
             f"{told} (mode {mode:04o}) can be changed by others", hint=f"if nobody has: chmod go-w '{each}'"
         )

@@ -149,7 +149,7 @@ class Site:
         }
 
     def cli(self, *arguments: str, expect: int | None = 0) -> "subprocess.CompletedProcess[str]":
-        (empty := self.input.parent / ".env").touch()
+        (empty := self.input.parent / "no-settings.env").touch()
         done = subprocess.run(
             [sys.executable, str(ROOT / "main.py"), "--env-file", str(empty), *arguments],
             env=self.environment,

@@ -107,6 +107,14 @@ def test_all_that_is_in_a_folder_is_looked_at(tmp_path: Path) -> None:
         trust.checked_tree(tmp_path / "tree", "FLOWS_DIR")
 
 
+def test_a_folder_to_which_others_may_add_is_refused_sticky_or_not(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    tree.chmod(0o1777)
+    with pytest.raises(StopDaemon, match=r"it \(mode 1777\) can be changed by others"):
+        trust.checked_tree(tree, "FLOWS_DIR")
+
+
 def test_a_folder_that_is_linked_to_is_looked_at_too(tmp_path: Path) -> None:
     module = tmp_path / "elsewhere" / "module.py"
     module.parent.mkdir()

@@ -35,6 +35,8 @@ def checked(path: Path, what: str) -> Path:
 def checked_tree(folder: Path, what: str) -> Path:
     """The same for a folder with all that is in it."""
     real = checked(folder, what)
+    if not real.exists():
+        return real
     known = {real}
     _check(real, what, folder, sticky_is_safe=False)  # somebody might add what is believed next time
     for path in _below(real):

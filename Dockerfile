@@ -1,11 +1,13 @@
 # Packages are installed where pip is; the image that runs has the interpreter, .venv and the code.
-FROM python:3.13-slim AS packages
+ARG PYTHON_IMAGE=python:3.13.9-slim-trixie
+FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /opt/tidegate
-COPY requirements.txt ./
-RUN python -m venv .venv && .venv/bin/pip install --no-cache-dir --only-binary :all: -r requirements.txt \
+COPY requirements.lock ./
+RUN python -m venv .venv \
+    && .venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock \
     && .venv/bin/pip uninstall -y pip
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
 RUN useradd --uid 1000 --no-create-home --home-dir /state --shell /usr/sbin/nologin tidegate \
     # Any user may be given with --user, so these are as open as /tmp; a volume copies the mode.
     && install -d -m 1777 /state \

@@ -5,13 +5,13 @@ ARGS ?=
 PYTEST_ARGS ?=
 
 bin := .venv/bin
-pip_install := $(bin)/python -m pip install -qq --disable-pip-version-check -r
+pip_install := $(bin)/python -m pip install -qq --disable-pip-version-check
 
 # A missing or dangling interpreter has .venv made anew.
 no_venv := $(shell test -x $(bin)/python || echo venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format reference bench clean system-deps venv
+.PHONY: help run demo test lint format reference bench lock audit pin-images clean system-deps venv
 
 help: ## list these commands
 	@echo "Tidegate: drop a JSON file into input/, find its rows in PostgreSQL."
@@ -45,6 +45,17 @@ bench: .venv/dev.stamp ## run benchmarks/*.py, one after the other
 		echo "$$file"; $(bin)/python "$$file" $(ARGS) || exit 1; \
 	done
 
+lock: .venv/tools.stamp ## write requirements.lock from requirements.txt (ARGS="--upgrade" takes newer packages below it)
+	.venv/tools/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" -o requirements.lock requirements.txt $(ARGS)
+
+audit: .venv/tools.stamp ## tell known vulnerabilities of the locked packages; it never fails
+	@.venv/tools/bin/pip-audit --disable-pip --require-hashes -r requirements.lock $(ARGS) || \
+		echo "Read these; nothing depends on it."
+
+pin-images: ## pin the images of Dockerfile and docker-compose.yaml by their digests, in docker-compose.override.yaml
+	@sh deploy/pin-images.sh
+
 clean: ## remove .venv and caches, never .data/, input/ or what was filed
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -path ./.git -prune -o -path ./.data -prune -o -type d -name __pycache__ -exec rm -rf {} +
@@ -65,14 +76,20 @@ system-deps:
 	echo "Tests of deploy/tidegate.service, of SFTP and of docs/api.md are skipped for want of:" $$missing; \
 	echo "To run them too, install it (Debian, Ubuntu: sudo apt-get install" $$missing")" >&2
 
-.venv/run.stamp: requirements.txt $(no_venv)
-	@echo "Installing requirements.txt into .venv ..."
-	@$(pip_install) requirements.txt
+.venv/run.stamp: requirements.lock $(no_venv)
+	@echo "Installing requirements.lock into .venv ..."
+	@$(pip_install) --require-hashes -r requirements.lock
 	@touch $@
 
 .venv/dev.stamp: requirements-dev.txt .venv/run.stamp
 	@echo "Installing requirements-dev.txt into .venv ..."
-	@$(pip_install) requirements-dev.txt
+	@$(pip_install) -r requirements-dev.txt
+	@touch $@
+
+.venv/tools.stamp: requirements-tools.txt $(no_venv)
+	@echo "Installing requirements-tools.txt into .venv/tools ..."
+	@$(bin)/python -m venv --clear .venv/tools
+	@.venv/tools/bin/python -m pip install -qq --disable-pip-version-check -r requirements-tools.txt
 	@touch $@
 
 venv:

@@ -1,19 +1,20 @@
 """Tidegate's command line; `python main.py --help` teaches it."""
 
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from loguru import logger
 
-from commands import check, database, demo, emit, files, flows, ingest, retry, run as running, status
+from commands import check, database, demo, emit, files, flows, ingest, retry, run as running, site, status
 from commands.console import ALL_WELL, WRONG_USE, complain
 from models.errors import TidegateError
 
 app = typer.Typer(
     help="Tidegate: drop a JSON file into input/, find its rows in PostgreSQL, exactly once.",
     epilog="Exit codes: 0 all well, 1 something was rejected, 2 wrong usage or configuration. "
-    "Settings come from the environment and .env; .env.example lists them.",
+    "Settings come from the environment and the .env beside main.py; .env.example lists them.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -31,7 +32,14 @@ app.add_typer(database.db_app, name="db")
 
 
 @app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
+def default(
+    context: typer.Context,
+    env_file: Annotated[
+        Path | None,
+        typer.Option(help="Read settings from this file instead of the .env beside main.py.", show_default=False),
+    ] = None,
+) -> None:
+    site.env_file.set(env_file)
     if context.invoked_subcommand is None:
         running.run()
 

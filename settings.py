@@ -1,4 +1,4 @@
-"""Every setting, its default and its environment name; also read from `.env`."""
+"""Every setting, its default and its environment name; also read from `.env`, and from systemd's credentials."""
 
 import difflib
 import io
@@ -19,6 +19,12 @@ from models.connector import Kind, Setting
 from models.errors import StopDaemon
 
 _HINT = "see .env.example for every setting"
+
+ENV_FILE = Path(__file__).with_name(".env")
+"""Beside `main.py`; that of the working folder may be anybody's."""
+
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""The variable by which systemd names the folder of what the unit loads by `LoadCredential=`."""
 
 
 class LogLevel(StrEnum):
@@ -48,7 +54,7 @@ class Settings(BaseSettings):
     """Each field's environment name is its own in upper case, or the alias given here."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+        env_file=None, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
     )
     _declared: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
@@ -153,23 +159,25 @@ Declared = Callable[[Path | None], Iterable[Setting]]
 """From FLOWS_DIR to the settings that flows declare."""
 
 
-def load(env_file: Path | None = Path(".env"), declared: Declared = lambda _flows_dir: ()) -> Settings:
-    """Read the environment and `env_file`.
+def load(env_file: Path | None = None, declared: Declared = lambda _flows_dir: ()) -> Settings:
+    """Read the environment, then `env_file`, then systemd's credentials, a file for each name; the first one counts.
 
     Raises StopDaemon with one sentence per wrong or unknown setting.
     """
     _check_lines(env_file)
     in_file = {name.upper(): value for name, value in dotenv_values(env_file).items()} if env_file else {}
-    given = {name: value for name, value in {**in_file, **_environment()}.items() if value}
+    credentials = _credentials()
+    given = {name: value for name, value in {**credentials, **in_file, **_environment()}.items() if value}
     further = {
         setting.name: setting for setting in declared(Path(given["FLOWS_DIR"]) if "FLOWS_DIR" in given else None)
     }
     values = {name: given[name] for name in further if name in given}
     known = {*names(), *further}
-    sentences = [_unknown(name, known) for name in in_file if name not in known]
+    sentences = [_unknown(name, known, str(env_file)) for name in in_file if name not in known]
+    sentences += [_unknown(name, known, "the credentials") for name in credentials if name not in known]
     sentences += [sentence for name, value in values.items() if (sentence := _misfit(further[name], value))]
     try:
-        settings = Settings(_env_file=env_file)
+        settings = Settings(_env_file=env_file, _secrets_dir=os.environ.get(CREDENTIALS) if credentials else None)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False)
         sentences = [_sentence(str(*e["loc"][:1]), e["msg"], e["input"]) for e in wrong] + sentences
@@ -181,6 +189,15 @@ def load(env_file: Path | None = Path(".env"), declared: Declared = lambda _flow
 
 def _environment() -> Mapping[str, str]:
     return {name.upper(): value for name, value in os.environ.items()}
+
+
+def _credentials() -> dict[str, str]:
+    folder = os.environ.get(CREDENTIALS)
+    try:
+        files = [path for path in Path(folder).iterdir() if path.is_file()] if folder else []
+        return {path.name.upper(): path.read_text("utf-8").strip() for path in files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise StopDaemon(f"a credential in {folder} cannot be read: {error}", hint=_HINT) from None
 
 
 def _misfit(setting: Setting, value: str) -> str | None:
@@ -242,9 +259,9 @@ def _check_lines(env_file: Path | None) -> None:
             raise StopDaemon(f"line {number} of {env_file} is not NAME=value", hint=_HINT)
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def _unknown(name: str, known: Iterable[str], where: str) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"unknown setting {name} in .env" + (f", did you mean {close[0]}?" if close else "")
+    return f"unknown setting {name} in {where}" + (f", did you mean {close[0]}?" if close else "")
 
 
 def _sentence(name: str, message: str, value: object) -> str:

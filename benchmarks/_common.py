@@ -120,7 +120,7 @@ def _server(folder: Path) -> Iterator[str]:
         return
     with embedded.serve(folder / "server") as server:
         print(f"on an embedded server, {os.cpu_count()} processors, {datetime.now(UTC):%Y-%m-%d %H:%M}Z")
-        yield server.uri
+        yield server.superuser_uri
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def _run(home: Path, host: str, every: float, stopping: threading.Event) -> None
         if stopping.is_set():
             return
         _write_settings(ports, host, home)
-        processes.start("daemon", [str(ROOT / "main.py"), "run"], home)
+        processes.start("daemon", [str(ROOT / "main.py"), "--env-file", str(home / ".env"), "run"], home)
         processes.wait_for("daemon", f"http://{LOOPBACK}:{ports['api']}/health", stopping)
         tell_what_to_try(ports, home)
         stream = ["-m", "partners.stream", "--input", str(home / "input"), "--env-file", str(home / ".env")]
@@ -76,7 +76,7 @@ def _run(home: Path, host: str, every: float, stopping: threading.Event) -> None
 
 
 def _write_settings(ports: Mapping[str, int], host: str, home: Path) -> None:
-    """Write the daemon's `.env`, by which other commands work from that folder too."""
+    """Write the daemon's `.env`, which other commands are to be given too."""
     known_hosts = home / "known_hosts"
     known_hosts.write_text(httpx.get(f"http://{LOOPBACK}:{ports['sftp']}/_known_hosts", trust_env=False).json())
     settings = {"API_HOST": host, "API_PORT": str(ports["api"]), "API_TOKEN": TOKEN, **connector_settings(ports)}
@@ -109,7 +109,10 @@ def connector_settings(ports: Mapping[str, int]) -> dict[str, str]:
 
 def tell_what_to_try(ports: Mapping[str, int], home: Path) -> None:
     url = {name: f"http://{LOOPBACK}:{port}" for name, port in ports.items()}
-    here, program = shlex.quote(str(from_here(home))), shlex.join([sys.executable, str(ROOT / "main.py")])
+    here, program = (
+        shlex.quote(str(from_here(home))),
+        shlex.join([sys.executable, str(ROOT / "main.py"), "--env-file", ".env"]),
+    )
     out.print("The daemon, six partner systems and a gentle stream are at work; Ctrl-C ends all of it.\n")
     out.print("Open")
     aligned(
@@ -133,7 +136,7 @@ def tell_what_to_try(ports: Mapping[str, int], home: Path) -> None:
     fault = f"curl {url['inventory']}/_faults -X PUT {json}"
     aligned(
         [
-            ("  Go there first", f"cd {here}    (its .env makes every command look at the demo)"),
+            ("  Go there first", f"cd {here}    (the folder and its .env make every command look at the demo)"),
             ("  What became of the files", f"{program} files"),
             ("  How it stands", f"{program} status"),
             ("  What the daemon says", "tail -f daemon.log"),

@@ -21,8 +21,8 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- flows: made by `make reference` -->", "<!-- end of flows -->"
 
 _HEAD = """\
-# Every setting with its default. Copy this file to .env and take the # off what you change.
-# A variable of the environment wins over .env. Seconds may have a fraction.
+# Every setting with its default. Copy this file to .env beside main.py and take the # off what you change.
+# A variable of the environment wins over .env, and .env over a credential of systemd. Seconds may have a fraction.
 """
 
 _CONNECTORS = """\

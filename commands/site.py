@@ -4,7 +4,8 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,23 @@ from psycopg import Connection
 
 import flows as flow_folder
 import settings as settings_module
+from commands.console import err
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.outbound.worker import Writer
 from flows import Flows
 from models.connector import Connector
 from models.errors import StopDaemon, TidegateError
+from services import trust
 from services.db import engine as databases, schema, sqlstate
 from services.db.engine import Database
 from services.files.folders import Folders
 from services.files.room import Room
 from services.runtime import log
 from settings import Settings
+
+env_file: ContextVar[Path | None] = ContextVar("env_file", default=None)
+"""What `--env-file` names; without it there is the `.env` beside `main.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +101,32 @@ def node() -> str:
 
 def configured(*, console_log: bool = False) -> tuple[Settings, Flows]:
     """The settings and the flows, with logging set up by them."""
-    settings = settings_module.load(declared=flow_folder.settings)
+    settings = settings_module.load(_env_file(), declared=lambda folder: flow_folder.settings(_trusted(folder)))
     log.configure(settings, console=console_log)
-    flows = flow_folder.discover(*([settings.flows_dir] if settings.flows_dir else []))
+    further = _trusted(settings.flows_dir)
+    flows = flow_folder.discover(*([further] if further else []))
     for flow in flows.values():
         for connector in flow.connectors:
             is_on(connector, settings)
     return settings, flows
+
+
+def _env_file() -> Path | None:
+    """The file to read settings from, once it is known that nobody else wrote it."""
+    given, beside = env_file.get(), settings_module.ENV_FILE
+    if given is not None:
+        if not given.is_file():
+            raise StopDaemon(f"--env-file {given} is not a file that can be read")
+        return trust.checked(given, "--env-file")
+    with suppress(OSError):  # a working folder that is closed or gone
+        if Path(".env").is_file() and not (beside.is_file() and beside.samefile(".env")):
+            err.print("the .env in this folder is not read; --env-file .env has it read")
+    return trust.checked(beside, ".env") if beside.is_file() else None
+
+
+def _trusted(flows_dir: Path | None) -> Path | None:
+    """FLOWS_DIR, whose Python files run as us."""
+    return trust.checked_tree(flows_dir, "FLOWS_DIR") if flows_dir else None
 
 
 def is_on(connector: Connector, settings: Settings) -> bool:
@@ -163,11 +188,22 @@ def make_folder(settings: Settings, name: str, flows: Flows) -> None:
                     f"{below} is a link, and in {name} links are not followed",
                     hint="put a folder in its place, or mount the other one there",
                 )
-            below.mkdir(exist_ok=True)
+            _make_alike(below)
     except OSError as error:
         raise StopDaemon(
             f"{name} {folder} cannot be made: {error.strerror}", hint=f"mend it, or set {name} to another folder"
         ) from error
+
+
+def _make_alike(folder: Path) -> None:
+    """Make a folder that is as open as the one it is in: who may drop there may drop here, and no more than that."""
+    if not folder.exists():
+        mode = folder.parent.stat().st_mode & 0o1777  # the set-group-id bit is handed down by the kernel
+        umask = os.umask(0)  # of the whole process, and there is nothing else at work yet
+        try:
+            folder.mkdir(mode, exist_ok=True)
+        finally:
+            os.umask(umask)
 
 
 def named(flows: Flows, name: str | None) -> Any:

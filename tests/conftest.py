@@ -24,7 +24,7 @@ from settings import Settings
 hypothesis.settings.register_profile("tidegate", deadline=None)
 hypothesis.settings.load_profile("tidegate")
 
-POSTGRES_IMAGE = "postgres:18"
+POSTGRES_IMAGE = "postgres:18.6"
 _SERVER = "TEST_DATABASE_URL"
 _running = ExitStack()
 _which = pytest.StashKey[str]()
@@ -71,7 +71,7 @@ def _container() -> tuple[str | None, str]:
 @contextmanager
 def _embedded() -> Iterator[str]:
     with _open_folder() as folder, embedded.serve(folder, durable=False) as server:
-        yield server.uri
+        yield server.superuser_uri  # tests make databases and roles
 
 
 def _memory() -> Path | None:

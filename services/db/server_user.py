@@ -1,4 +1,8 @@
-"""As whom the embedded server runs: PostgreSQL refuses root, so root needs a user of its own for it."""
+"""As whom the embedded server runs: PostgreSQL refuses root, so root needs a user of its own for it.
+
+That user may plant a link wherever it may write. So root reads there only what is that user's own regular file, and
+has everything else there done by a process of that user's.
+"""
 
 import os
 import pwd
@@ -11,10 +15,15 @@ from pathlib import Path
 from loguru import logger
 
 from models.errors import StopDaemon
+from services import trust
 
 NAME = "tidegate-pg"
+RUN_SECONDS = 190
+"""No program of the server's may take longer; a start itself gives up before."""
+
 _HINT = "run Tidegate as an ordinary user, or set DATABASE_URL to a PostgreSQL of yours"
 _READ_AND_PASS = stat.S_IROTH | stat.S_IXOTH
+_READ_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +34,66 @@ class ServerUser:
     uid: int | None = None
     gid: int | None = None
 
+    @property
+    def owner(self) -> int:
+        """The number of this user."""
+        return os.geteuid() if self.uid is None else self.uid
+
+    @property
+    def login(self) -> str:
+        """The name by which the kernel's word for a peer is known."""
+        return trust.user_name(self.owner)
+
     def own(self, tree: Path) -> None:
-        """Make this user the owner of `tree` with all that is in it."""
+        """Make this user the owner of `tree` with all that is in it, if it is root's; nobody else gets in meanwhile."""
         if self.uid is None or self.gid is None or tree.stat().st_uid == self.uid:
             return
-        for path in (*tree.rglob("*"), tree):
-            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+        tree.chmod(0o700)
+        for _, folders, files, descriptor in os.fwalk(tree):
+            for name in (*folders, *files):
+                os.chown(name, self.uid, self.gid, dir_fd=descriptor, follow_symlinks=False)
+        os.chown(tree, self.uid, self.gid)
+
+    def run(
+        self, *command: str | Path, cwd: Path, given: str | None = None, wanted: bool = False
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a program as this user, with `given` on its standard input; `wanted`: what it says on the other is.
+
+        Raises OSError and subprocess.TimeoutExpired.
+        """
+        return subprocess.run(
+            command,
+            user=self.uid,
+            group=self.gid,
+            extra_groups=None if self.uid is None else [],
+            cwd=cwd,
+            env={"PATH": os.defpath, "LC_ALL": "C"},  # none of the PG… variables
+            input=given or "",
+            stdout=subprocess.PIPE if wanted else subprocess.DEVNULL,  # a pipe would stay open in the server
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+        )
+
+    def read(self, path: Path) -> str | None:
+        """The end of a file of this user's; None where there is none, or it is another's, or no file at all."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != self.owner:
+                return None
+            file.seek(max(0, status.st_size - _READ_BYTES))
+            return file.read(_READ_BYTES).decode(errors="replace")
+
+    def let_enter(self, folder: Path) -> None:
+        """Let this user, and no other, pass through a folder of root's that is closed."""
+        if self.gid is not None:
+            os.chown(folder, -1, self.gid)
+            _chmod(folder, folder.stat().st_mode | stat.S_IXGRP)
 
     def let_reach(self, path: Path) -> None:
         """Let this user pass through the folders above `path`: only those closed to it, and only pass."""
@@ -65,19 +128,21 @@ class ServerUser:
 
 
 def owner_of(data: Path) -> ServerUser:
-    """The user for the server in `data`: ourselves; for root the owner of the data, or `tidegate-pg`."""
+    """The user for the server in `data`: ourselves, or `tidegate-pg` for root.
+
+    Raises StopDaemon when the data is another's: what that one's server says is not to be believed.
+    """
     if os.geteuid() != 0:
-        return ServerUser()
-    if data.exists() and (uid := data.stat().st_uid) != 0:
-        try:
-            return _user(pwd.getpwuid(uid))
-        except KeyError:
-            logger.warning("{} belongs to user {}, who is not known here", data, uid)
-    return _user(_own_user())
-
-
-def _user(entry: pwd.struct_passwd) -> ServerUser:
-    return ServerUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        user = ServerUser()
+    else:
+        entry = _own_user()
+        user = ServerUser(entry.pw_name, entry.pw_uid, entry.pw_gid)
+    if data.exists() and (uid := data.stat().st_uid) not in (user.owner, os.geteuid()):
+        raise StopDaemon(
+            f"{data} belongs to {trust.user_name(uid)}",
+            hint=f"run Tidegate as that user, or, if you know what is there: chown -R {user.login} '{data}'",
+        )
+    return user
 
 
 def _own_user() -> pwd.struct_passwd:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from models.errors import TidegateError
+from services import trust
 
 _REFRESH_SECONDS = 1.0
 
@@ -102,7 +103,8 @@ class Publisher:
 
     def __init__(self, data_dir: Path, *, node: str, input_dir: Path) -> None:
         run = data_dir / "run"
-        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        trust.make_private(data_dir, "DATA_DIR")
+        run.mkdir(mode=0o700, exist_ok=True)
         now = datetime.now(UTC)
         self._state = DaemonState(os.getpid(), node, now, now, Phase.STARTING, input_dir)
         self._changing = threading.Lock()

@@ -12,7 +12,8 @@ import asyncssh
 from pydantic import SecretStr
 
 from models.connector import SftpServer
-from models.errors import RetryLater, StopConnector
+from models.errors import RetryLater, StopConnector, StopDaemon
+from services import trust
 from settings import Settings
 
 T = TypeVar("T")
@@ -178,7 +179,7 @@ async def connected(login: Login) -> AsyncIterator[Session]:
 def _client_keys(login: Login) -> list[asyncssh.SSHKey] | None:
     if not login.key_file:
         return None
-    path = Path(login.key_file).expanduser()
+    path = _trusted(Path(login.key_file).expanduser(), login.named.key_file.name)
     try:
         return [asyncssh.read_private_key(path)]
     except (OSError, asyncssh.KeyImportError) as error:
@@ -190,12 +191,20 @@ def _client_keys(login: Login) -> list[asyncssh.SSHKey] | None:
 
 def _known_hosts(login: Login) -> asyncssh.SSHKnownHosts:
     """The hosts of the configured file, and no others: without content asyncssh would look into ~/.ssh."""
+    path = _trusted(login.known_hosts, login.named.known_hosts.name)
     try:
-        return asyncssh.import_known_hosts(login.known_hosts.read_text())
+        return asyncssh.import_known_hosts(path.read_text())
     except FileNotFoundError:
         return asyncssh.import_known_hosts("")
     except (OSError, ValueError) as error:
         raise StopConnector(f"{login.named.known_hosts.name} {login.known_hosts} cannot be read: {error}") from error
+
+
+def _trusted(path: Path, named: str) -> Path:
+    try:
+        return trust.checked(path, named)
+    except StopDaemon as error:
+        raise StopConnector(error.reason, hint=f"{error.hint}, and start the daemon anew") from None
 
 
 def _not_the_one_we_know(login: Login) -> StopConnector:

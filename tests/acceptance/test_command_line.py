@@ -1,5 +1,6 @@
 """The command line as a person and a script meet it: help, wrong usage, wrong configuration."""
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,9 @@ def test_wrong_configuration_is_said_in_a_sentence(
 
 def test_an_unknown_setting_in_env_stops_with_a_sentence(site: Site) -> None:
     write(site.input.parent / ".env", "WORKRES=3\n")
-    assert "unknown setting WORKRES in .env, did you mean WORKERS?" in sentence(site.call("flows", expect=2))
+    said = sentence(site.call("--env-file", ".env", "flows", expect=2))
+    assert "unknown setting WORKRES in " in said
+    assert ".env, did you mean WORKERS?" in said
 
 
 @pytest.mark.parametrize(
@@ -138,3 +141,38 @@ def test_a_broken_flow_file_is_named_with_its_line(text: str, says: str, site: S
 def test_a_process_says_it_as_well_without_a_traceback(site: Site, samples: Path) -> None:
     done = site.cli("ingest", "--flow", "odd", str(samples), expect=2)
     assert "there is no flow 'odd'" in sentence(done)
+
+
+CONFESSION = "from pathlib import Path\nPath({!r}).touch()\n"
+
+
+def test_the_env_file_of_the_working_folder_is_not_read(site: Site, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    write(tmp_path / "hostile" / "shop.py", CONFESSION.format(str(ran)))
+    write(site.input.parent / ".env", f"FLOWS_DIR={tmp_path / 'hostile'}\n")
+    done = site.call("flows")
+    assert not ran.exists()
+    assert "the .env in this folder is not read; --env-file .env has it read" in done.stderr
+
+
+def test_flows_and_settings_that_others_may_change_are_refused_before_they_run(site: Site, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    flow = tmp_path / "more" / "shop.py"
+    write(flow, CONFESSION.format(str(ran)))
+    flow.chmod(0o666)
+    done = site.call("flows", expect=2, FLOWS_DIR=str(flow.parent))
+    assert f"{flow} (mode 0666) can be changed by others" in done.stderr.replace("\n", "")
+    assert not ran.exists()
+    write(env := site.input.parent / ".env", "WORKERS=3\n")
+    env.chmod(0o622)
+    assert "(mode 0622) can be changed by others" in site.call("--env-file", str(env), "flows", expect=2).stderr
+
+
+def test_an_env_file_that_is_not_there_is_said(site: Site) -> None:
+    assert "--env-file nowhere.env is not a file" in sentence(site.call("--env-file", "nowhere.env", "flows", expect=2))
+
+
+def test_a_flow_s_folder_is_as_open_as_input(site: Site) -> None:
+    site.input.chmod(0o3730)
+    site.call("check")
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in site.input.iterdir()} == {0o3730}

@@ -1,6 +1,8 @@
-"""The embedded PostgreSQL server: who starts it, who stops it, and what root opens for it."""
+"""The embedded PostgreSQL server: who starts it, who stops it, who gets in, and what root opens for it."""
 
+import gzip
 import os
+import pwd
 import signal
 import stat
 import subprocess
@@ -12,15 +14,21 @@ from pathlib import Path
 import psycopg
 import pytest
 from loguru import logger
+from psycopg.conninfo import make_conninfo
 
+import flows
 from models.errors import StopDaemon
-from services.db import embedded
+from services.db import embedded, engine as databases, schema
 from services.db.embedded import Server
 from services.db.server_user import ServerUser
+from settings import Settings
 from tests.support.processes import ROOT
 from tests.support.waiting import eventually
 
 IS_ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root runs the server as another user")
+STRANGER = pwd.getpwnam("daemon")
+RELEASED = ROOT / "tests" / "data" / "released" / "0001.sql.gz"
 USE_UNTIL_TOLD = """
 import sys
 from pathlib import Path
@@ -300,11 +308,11 @@ def test_only_closed_parents_are_opened_only_to_pass_and_each_is_logged(data_dir
         assert ask(running.uri, "select 1") == 1
     opened = [line for line in lines if "passable" in line]
     if IS_ROOT:
-        assert modes(data_dir, closed, open_one) == [0o755, 0o701, 0o755]
+        assert modes(data_dir, closed, open_one, open_one / "data") == [0o755, 0o701, 0o755, 0o710]
         assert [str(closed) in line and line.startswith("WARNING") for line in opened] == [True]
         assert (open_one / "data" / "postgres").owner() == "tidegate-pg"
     else:
-        assert modes(data_dir, closed, open_one) == [0o755, 0o700, 0o755]
+        assert modes(data_dir, closed, open_one, open_one / "data") == [0o755, 0o700, 0o755, 0o700]
         assert opened == []
 
 
@@ -328,3 +336,152 @@ def test_wheel_installed_with_umask_077_becomes_readable_to_the_server(open_fold
     assert modes(tree, program, text) == [0o705, 0o705, 0o604]
     assert len(lines) == 1
     assert str(tree) in lines[0]
+
+
+# Who gets in.
+
+
+def test_the_program_connects_as_an_owner_who_may_do_no_more(created: Path) -> None:
+    with embedded.serve(created, durable=False) as running:
+        assert ask(running.uri, "select current_user") == "tidegate"
+        assert ask(running.uri, "show is_superuser") == "off"
+        assert ask(running.superuser_uri, "show is_superuser") == "on"
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            ask(running.uri, "select pg_read_file('/etc/hostname')")
+
+
+def test_the_kernel_says_who_connects(created: Path) -> None:
+    with embedded.serve(created, durable=False) as running:
+        rules = "select string_agg(distinct auth_method, ',') from pg_hba_file_rules"
+        assert ask(running.superuser_uri, rules) == "peer"
+
+
+def test_another_user_who_answers_there_is_not_believed(created: Path) -> None:
+    with embedded.serve(created, durable=False) as running:
+        expected = (created / "postgres").owner()
+        assert f"requirepeer={expected}" in running.uri
+        with pytest.raises(psycopg.OperationalError, match="requirepeer specifies"):
+            ask(make_conninfo(running.uri, requirepeer="nobody"), "select 1")
+
+
+def test_the_pid_file_does_not_say_where_to_connect(created: Path, open_folder: Path) -> None:
+    with embedded.serve(created, durable=False) as running:
+        before = running.uri
+        lines = (created / "postgres" / "postmaster.pid").read_text().splitlines()
+        lines[3:5] = ["6000", str(open_folder)]
+        (created / "postgres" / "postmaster.pid").write_text("\n".join(lines) + "\n")
+        assert running.uri == before
+        running.ensure_running()
+        assert ask(running.uri, "select 1") == 1
+
+
+def test_what_the_program_keeps_is_closed_to_others(data_dir: Path, pristine: Path) -> None:
+    copy(pristine, data_dir)
+    data_dir.chmod(0o777)
+    for name in ("postgres.lock", "postgres.users"):
+        (data_dir / name).touch()
+        (data_dir / name).chmod(0o666)
+    with embedded.serve(data_dir, durable=False):
+        assert data_dir.stat().st_mode & 0o067 == 0
+        assert modes(data_dir / "postgres.lock", data_dir / "postgres.users") == [0o600, 0o600]
+
+
+def test_a_lock_that_is_never_given_back_ends_in_a_sentence(created: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_LOCK_SECONDS", 0.1)
+    with server(created)._locked():
+        with pytest.raises(StopDaemon, match="another process has kept the embedded PostgreSQL locked") as caught:
+            with embedded.serve(created, durable=False):
+                pass
+    assert "postgres.lock" in caught.value.hint
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["", "postgres"])
+def test_data_of_another_user_is_not_taken_for_ours(created: Path, what: str) -> None:
+    os.chown(created / what, STRANGER.pw_uid, STRANGER.pw_gid)
+    with pytest.raises(StopDaemon, match="belongs to daemon") as caught, embedded.serve(created, durable=False):
+        pass
+    assert "run Tidegate as that user" in caught.value.hint
+    os.chown(created / what, 0, 0)
+
+
+@needs_root
+def test_data_that_was_copied_as_root_s_is_given_to_the_server_s_user(created: Path, open_folder: Path) -> None:
+    subprocess.run(["chown", "-R", "0:0", created / "postgres"], check=True)
+    victim = open_folder / "victim"
+    victim.touch()
+    (created / "postgres" / "link").symlink_to(victim)
+    with embedded.serve(created, durable=False) as running:
+        assert ask(running.uri, "select 1") == 1
+    assert victim.stat().st_uid == 0
+
+
+@needs_root
+def test_links_in_the_server_s_folder_lead_root_nowhere(created: Path, open_folder: Path) -> None:
+    data, tree, pids, log = created / "postgres", open_folder / "tree", open_folder / "pids", open_folder / "secret"
+    (tree / "below").mkdir(parents=True)
+    (tree / ".s.PGSQL.5432").touch()
+    pids.write_text("999999\nmine\n")
+    log.write_text("secret\n")
+    for file in (tree, pids, log):
+        file.chmod(0o700)
+    (data / "socket-folder").symlink_to(tree)
+    (data / "postmaster.pid").symlink_to(pids)
+    (data / "server.log").unlink()
+    (data / "server.log").symlink_to(log)
+    with pytest.raises(StopDaemon) as caught, embedded.serve(created, durable=False):
+        pass
+    assert "secret" not in caught.value.reason.replace(str(log), "")
+    assert [path.name for path in sorted(tree.iterdir())] == [".s.PGSQL.5432", "below"]
+    assert pids.read_text() == "999999\nmine\n"
+    for name in ("postmaster.pid", "server.log"):
+        (data / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+def test_a_cluster_of_the_first_release_goes_on_under_the_new_rules(data_dir: Path, pristine: Path, runs: bool) -> None:
+    copy(pristine, data_dir)
+    with embedded.serve(data_dir, durable=False) as running:
+        as_released(running)
+        if runs:
+            running.ensure_running()
+    settings = Settings(_env_file=None, data_dir=data_dir)
+    with databases.open_database(settings) as database:
+        schema.prepare(database.engine, flows.discover())
+        with psycopg.connect(database.uri) as connection:
+            assert connection.execute("show is_superuser").fetchone() == ("off",)
+            assert connection.execute("select count(*) > 0 from tidegate.inbound_file").fetchone() == (True,)
+            assert connection.execute(FOREIGN_OWNERS).fetchall() == []
+            connection.execute("insert into by_hand (mood) values ('good')")
+            assert connection.execute("select n, twice(n) from by_hand").fetchall() == [(1, 2)]
+    assert "trust" not in (data_dir / "postgres" / "pg_hba.conf").read_text()
+
+
+BY_HAND = """
+create type mood as enum ('good', 'bad');
+create table by_hand (n serial, mood mood);
+create view moods as select mood from by_hand;
+create function twice(n int) returns int language sql as 'select 2 * n';
+create schema other;
+create sequence other.numbers;
+"""
+FOREIGN_OWNERS = """
+select relname from pg_class where oid >= 16384 and relkind <> 't' and relowner <> 'tidegate'::regrole
+union all select proname from pg_proc where oid >= 16384 and proowner <> 'tidegate'::regrole
+union all select typname from pg_type where oid >= 16384 and typowner <> 'tidegate'::regrole
+union all select nspname from pg_namespace where oid >= 16384 and nspowner <> 'tidegate'::regrole
+"""
+
+
+def as_released(running: Server) -> None:
+    """Make the cluster as the first release did, with a database that one left behind."""
+    everything = running._uri("postgres", "postgres")
+    ask(everything, "drop database tidegate")
+    ask(everything, "drop role tidegate")
+    ask(everything, "create database tidegate")
+    (running.data / "pg_hba.conf").write_text("local all all trust\n")
+    (running.data / "pg_ident.conf").write_text("")
+    ask(everything, "select pg_reload_conf()")
+    psql: list[str | Path] = [embedded.binary("psql"), "-q", "-X", "-v", "ON_ERROR_STOP=1", running.superuser_uri]
+    subprocess.run(psql, input=gzip.decompress(RELEASED.read_bytes()), stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(psql, input=BY_HAND.encode(), check=True)

@@ -199,6 +199,18 @@ def test_a_key_that_cannot_be_read_stops_the_connector(fetching: Site) -> None:
     assert "PARTNER2_SFTP_KEY_FILE /nowhere" in stopped.detail
 
 
+@pytest.mark.parametrize("setting", ["PARTNER2_SFTP_KEY_FILE", "PARTNER2_SFTP_KNOWN_HOSTS"])
+def test_a_file_that_others_may_change_says_nothing_of_keys(fetching: Site, sftp_server: Sftp, setting: str) -> None:
+    file = fetching.input.parent / "keys"
+    file.write_text(sftp_server.known_hosts)
+    file.chmod(0o666)
+    fetching.connect(**{setting: file})
+    with running(fetching):
+        stopped = in_phase(fetching, NAME, JobPhase.STOPPED)
+    assert f"{setting} {file} is not trusted: it (mode 0666) can be changed by others" in stopped.detail
+    assert f"chmod go-w '{file}'" in stopped.hint
+
+
 def test_an_archive_that_takes_nothing_has_nothing_fetched_twice(fetching: Site, sftp_server: Sftp) -> None:
     fetching.connect(PARTNER2_SFTP_ARCHIVE="orders/order.json/no-folder")
     sftp_server.upload("order.json", an_order(1))

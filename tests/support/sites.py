@@ -25,6 +25,7 @@ from psycopg.rows import dict_row
 
 import flows as flow_folder
 import main
+import settings as settings_module
 from commands import connectors
 from commands.site import Site as Assembly, make_folders
 from file_processing import daemon as daemon_module
@@ -45,6 +46,8 @@ from tests.support.processes import ROOT, Process
 from tests.support.waiting import eventually
 
 SETTLE_SECONDS = 0.2
+NO_FILE = Path("/dev/null/.env")
+"""A developer's own `.env` is nothing to the tests."""
 
 
 @dataclass
@@ -146,8 +149,9 @@ class Site:
         }
 
     def cli(self, *arguments: str, expect: int | None = 0) -> "subprocess.CompletedProcess[str]":
+        (empty := self.input.parent / "no-settings.env").touch()
         done = subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *arguments],
+            [sys.executable, str(ROOT / "main.py"), "--env-file", str(empty), *arguments],
             env=self.environment,
             cwd=self.input.parent,
             capture_output=True,
@@ -164,6 +168,7 @@ class Site:
         with (
             mock.patch.dict(os.environ, self.environment | {"COLUMNS": "80"} | environment, clear=True),
             mock.patch.object(sys, "argv", ["main.py", *arguments]),
+            mock.patch.object(settings_module, "ENV_FILE", NO_FILE),
             contextlib.chdir(self.input.parent),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),

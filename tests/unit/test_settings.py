@@ -27,7 +27,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def from_file(text: str) -> settings.Settings:
     Path(".env").write_text(text)
-    return settings.load(declared=flows.settings)
+    return settings.load(Path(".env"), declared=flows.settings)
 
 
 def complaint(text: str) -> str:
@@ -136,7 +136,7 @@ def test_every_wrong_setting_is_named() -> None:
 def test_file_that_is_not_utf8_is_named() -> None:
     Path(".env").write_bytes(b"INPUT_DIR=\xff")
     with pytest.raises(StopDaemon, match=r"^\.env cannot be read"):
-        settings.load()
+        settings.load(Path(".env"))
 
 
 def test_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +169,27 @@ def test_a_declared_secret_is_never_shown() -> None:
     read = from_file(f"ERP_API_TOKEN={SECRET}")
     assert read.secret(DECLARED["ERP_API_TOKEN"]).get_secret_value() == SECRET
     assert SECRET not in repr(read) + str(read.model_dump()) + str(read.secret(DECLARED["ERP_API_TOKEN"]))
+
+
+def test_a_credential_of_systemd_is_read_where_nothing_else_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"DATABASE_URL": f"{URL}\n", "CRM_API_URL": "http://crm\n", "WORKERS": "3\n"}.items():
+        (tmp_path / name).write_text(value)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("WORKERS", "5")
+    read = settings.load(declared=flows.settings)
+    assert read.database_url is not None
+    assert read.database_url.get_secret_value() == URL
+    assert read.text(DECLARED["CRM_API_URL"]) == "http://crm"
+    assert read.workers == 5
+
+
+def test_a_credential_that_is_no_setting_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "DATABSE_URL").write_text(URL)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(
+        StopDaemon, match="unknown setting DATABSE_URL in the credentials, did you mean DATABASE_URL"
+    ) as e:
+        settings.load(declared=flows.settings)
+    assert SECRET not in str(e.value)

@@ -1,0 +1,142 @@
+"""Whose word is taken: the rule of StrictModes, with private groups and sticky folders let pass."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from models.errors import StopDaemon
+from services import trust
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+STRANGER = pwd.getpwnam("daemon")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "folder" / "file"
+    made.parent.mkdir(mode=0o755)
+    made.touch(mode=0o644)
+    return made
+
+
+def refusal(path: Path) -> StopDaemon:
+    with pytest.raises(StopDaemon) as caught:
+        trust.checked(path, "FILE")
+    return caught.value
+
+
+def test_what_is_ours_passes_also_below_a_sticky_folder(file: Path) -> None:
+    assert trust.checked(file, "FILE") == file.resolve()
+    file.parent.chmod(0o1777)
+    assert trust.checked(file, "FILE") == file.resolve()
+
+
+def test_what_is_not_there_is_nobody_s(tmp_path: Path) -> None:
+    assert trust.checked(tmp_path / "nothing", "FILE") == tmp_path / "nothing"
+
+
+@pytest.mark.parametrize("mode", [0o646, 0o666])
+def test_a_file_that_others_may_write_is_refused_with_the_command(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    said = refusal(file)
+    assert f"FILE {file} is not trusted: it (mode {mode:04o}) can be changed by others" in said.reason
+    assert f"chmod go-w '{file}'" in said.hint
+
+
+def test_a_folder_above_that_others_may_write_is_named(file: Path) -> None:
+    file.parent.chmod(0o777)
+    said = refusal(file)
+    assert f"{file.parent} (mode 0777) can be changed by others" in said.reason
+    assert f"chmod go-w '{file.parent}'" in said.hint
+
+
+@needs_root
+def test_another_user_s_file_or_folder_is_refused(file: Path) -> None:
+    os.chown(file, STRANGER.pw_uid, -1)
+    assert "it belongs to daemon" in refusal(file).reason
+    os.chown(file, 0, -1)
+    os.chown(file.parent, STRANGER.pw_uid, -1)
+    assert f"{file.parent} belongs to daemon" in refusal(file).reason
+
+
+@needs_root
+def test_a_sticky_folder_of_another_user_is_no_shelter(file: Path) -> None:
+    os.chown(file.parent, STRANGER.pw_uid, -1)
+    file.parent.chmod(0o1777)
+    assert f"{file.parent} belongs to daemon" in refusal(file).reason
+
+
+@needs_root
+def test_the_user_s_own_group_may_write_and_no_other(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (file, file.parent):
+        os.chown(path, STRANGER.pw_uid, STRANGER.pw_gid)
+        path.chmod(0o775)
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER.pw_uid)
+    assert trust.checked(file, "FILE") == file
+    os.chown(file, -1, pwd.getpwnam("nobody").pw_gid)
+    assert "it (mode 0775) can be changed by others" in refusal(file).reason
+
+
+@needs_root
+def test_a_group_with_another_member_is_not_private(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(file, STRANGER.pw_uid, STRANGER.pw_gid)
+    file.chmod(0o664)
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER.pw_uid)
+    guest = pwd.struct_passwd(("guest", "x", 54321, STRANGER.pw_gid, "", "/", "/bin/false"))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [STRANGER, guest])
+    assert "can be changed by others" in refusal(file).reason
+
+
+def test_a_link_is_judged_by_where_it_leads(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert trust.checked(link, "FILE") == file.resolve()
+    file.chmod(0o666)
+    assert str(file) in refusal(link).reason
+
+
+def test_all_that_is_in_a_folder_is_looked_at(tmp_path: Path) -> None:
+    deep = tmp_path / "tree" / "package" / "__pycache__" / "module.pyc"
+    deep.parent.mkdir(parents=True)
+    deep.touch(mode=0o644)
+    assert trust.checked_tree(tmp_path / "tree", "FLOWS_DIR") == (tmp_path / "tree").resolve()
+    deep.chmod(0o666)
+    with pytest.raises(StopDaemon, match=r"module\.pyc \(mode 0666\)"):
+        trust.checked_tree(tmp_path / "tree", "FLOWS_DIR")
+
+
+def test_a_folder_to_which_others_may_add_is_refused_sticky_or_not(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    tree.chmod(0o1777)
+    with pytest.raises(StopDaemon, match=r"it \(mode 1777\) can be changed by others"):
+        trust.checked_tree(tree, "FLOWS_DIR")
+
+
+def test_a_folder_that_is_linked_to_is_looked_at_too(tmp_path: Path) -> None:
+    module = tmp_path / "elsewhere" / "module.py"
+    module.parent.mkdir()
+    module.touch(mode=0o666)
+    module.chmod(0o666)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "package").symlink_to(module.parent)
+    with pytest.raises(StopDaemon, match=r"module\.py \(mode 0666\)"):
+        trust.checked_tree(tmp_path / "tree", "FLOWS_DIR")
+
+
+def test_a_private_folder_is_made_so(tmp_path: Path) -> None:
+    trust.make_private(tmp_path / "new", "DATA_DIR")
+    open_one = tmp_path / "open"
+    open_one.mkdir()
+    open_one.chmod(0o775)
+    trust.make_private(open_one, "DATA_DIR")
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "open")] == [0o700, 0o700]
+
+
+@needs_root
+def test_another_user_s_folder_is_not_taken_for_ours(tmp_path: Path) -> None:
+    os.chown(tmp_path, STRANGER.pw_uid, -1)
+    with pytest.raises(StopDaemon, match=r"DATA_DIR .* it belongs to daemon"):
+        trust.make_private(tmp_path, "DATA_DIR")

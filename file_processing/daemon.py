@@ -37,6 +37,9 @@ TAKE_SECONDS = 0.5
 BUSY_TAKE_SECONDS = 0.05
 """The same while files wait for their queue to be free."""
 
+PING_SECONDS = 5.0
+"""How often systemd gets the status line where its unit asks for no watchdog."""
+
 TELL_SECONDS = 0.25
 """How often, at most, `status` is told how it goes: looking at all that waits takes time in a burst."""
 
@@ -47,6 +50,9 @@ SHOWN_WAITING = 100
 @dataclass(slots=True)
 class _Queue:
     """The files of one flow, loaded one group after another: a flow's files keep their order.
+
+    The loop's thread starts it (`running`) and appends to `files`. While it runs, all else is its loader's to
+    change, and may have changed between two looks of the loop.
 
     to_recover: what a crash or a fault left half-done is still to be finished.
     fault: why its files wait; then it rests until `resume_at`, after so many failures in a row.
@@ -63,6 +69,11 @@ class _Queue:
     @property
     def name(self) -> str:
         return self.flow or "no flow"
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """The files that a fault keeps waiting, each with the reason."""
+        fault = self.fault
+        return [] if fault is None else [(routed.dropped.relative, fault.text) for routed in self.files.copy()]
 
 
 class Daemon:
@@ -192,12 +203,18 @@ class Daemon:
             logger.warning("{} waits: {}", printable(dropped.relative), wait)
         self._inbox.later([dropped.path], wait.seconds or INBOUND.longest_seconds)
 
+    def _forget_gone(self) -> None:
+        """A file that left the folder while it waited has no reason any more."""
+        for path in list(self._warned):  # a copy: the loaders add to it
+            if path not in self._inbox:
+                self._warned.pop(path, None)
+
     def _stop(self, reason: StopDaemon) -> None:
         self._stop_reason = reason
         self._stopping.set()
 
     def _back_off(self, queue: _Queue, error: RetryLater) -> None:
-        """The database or the flow is the reason: the queue rests, its files keep their order."""
+        """Not a file is the reason, but database, flow or another loader: the queue rests, its files keep their order."""
         if self._stopping.is_set():
             return
         queue.resume_at = time.monotonic() + INBOUND.pause_seconds(queue.failures)
@@ -226,7 +243,8 @@ class Daemon:
 
     def _faults(self) -> list[Fault]:
         """What keeps queues from working, the oldest first."""
-        return sorted((queue.fault for queue in self._queues.values() if queue.fault), key=lambda fault: fault.since)
+        found = [fault for queue in self._queues.values() if (fault := queue.fault) is not None]
+        return sorted(found, key=lambda fault: fault.since)
 
     def _tell(self) -> None:
         """Tell `status` and systemd how it goes."""
@@ -236,6 +254,7 @@ class Daemon:
         if now < self._tell_at:
             return
         self._tell_at = now + TELL_SECONDS
+        self._forget_gone()
         fault = next((fault for fault in self._faults() if not fault.of_one_flow), None)
         of_queues = {queue.name: queue.fault for queue in self._queues.values()}
         self._publish(
@@ -248,14 +267,13 @@ class Daemon:
             counters={key: int(value) for key, value in dataclasses.asdict(self._inbox.status()).items()},
         )
         if now >= self._ping_at:
-            self._ping_at = now + (systemd.watchdog_interval_seconds() or INBOUND.longest_seconds)
+            self._ping_at = now + (systemd.watchdog_interval_seconds() or PING_SECONDS)
             systemd.notify("WATCHDOG=1", f"STATUS={fault.text if fault else 'watching'}")
 
     def _waiting(self) -> Iterator[tuple[str, str]]:
         """The files that wait, each with the reason."""
         for queue in self._queues.values():
-            if queue.fault is not None:
-                yield from ((routed.dropped.relative, queue.fault.text) for routed in queue.files.copy())
+            yield from queue.waiting()
         yield from self._inbox.waiting()
 
     def _publish(self, **changes: Any) -> None:

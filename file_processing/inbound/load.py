@@ -17,6 +17,7 @@ from file_processing.inbound.intake import InboundFile, LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
 from file_processing.inbound.record_errors import RejectedText, rejected_by_database
+from file_processing.inbound.routing import DroppedFile
 from file_processing.inbound.tally import Tally
 from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, StagedRow, Upsert, UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
@@ -32,6 +33,8 @@ from services.ledger.outbound import SealedFile
 
 ROWS_AT_ONCE = 50_000
 """Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
+
+Progress = Callable[[DroppedFile, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Loader:
     """Loads files of one flow; without flow and upsert, files that no flow takes, which are rejected.
 
     reports: the folder for the reports of rejected files.
-    progress: told the bytes of content as they are taken.
+    progress: told how many bytes of a file are read, while its records are taken; again when they are taken again.
     """
 
     flow: Flow | None
@@ -89,7 +92,7 @@ class Loader:
     reports: Folder
     node: str
     limits: Limits
-    progress: Callable[[int], None] = lambda _bytes: None
+    progress: Progress = lambda _file, _bytes: None
 
     @property
     def flow_name(self) -> str | None:
@@ -199,7 +202,7 @@ class Loader:
         for made in decisions:
             tally = tallies[made.file_id]
             for checked in _taken(made, tally):
-                self.progress(checked.batch.size)
+                self.progress(made.read.file.dropped, made.read.file.bytes_read)
                 if self.all_or_nothing and tally.rejected.count:
                     continue  # it is only read to its end, so that every reason is told
                 portion.append((made.file_id, checked))

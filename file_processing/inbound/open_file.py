@@ -69,6 +69,11 @@ class OpenFile:
         self.file.seek(0)
         return io.BufferedReader(_File(self.file.fileno(), closefd=False), READ_BYTES)
 
+    @property
+    def bytes_read(self) -> int:
+        """So many of its bytes, as they lie there, have been read for their content."""
+        return self.identity.bytes if self._bytes is not None else self.file.tell()
+
     def check_unchanged(self) -> None:
         """Raises RetryLater when the file was written to while it was read; one that is kept was read once."""
         if self._bytes is None:

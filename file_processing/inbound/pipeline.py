@@ -20,7 +20,7 @@ from file_processing.inbound import archive, intake, read, recovery
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.intake import LeftFile, Wait
 from file_processing.inbound.limits import Limits
-from file_processing.inbound.load import Loaded, Loader
+from file_processing.inbound.load import Loaded, Loader, Progress
 from file_processing.inbound.read import ReadResult
 from file_processing.inbound.routing import RoutedFile, Router
 from file_processing.inbound.upsert import Upsert
@@ -51,7 +51,7 @@ class Pipeline:
     root: the resolved input folder; `None` for files anywhere, which stay where they are (`ingest`).
     limits: beyond which a file is rejected.
     room: told to raise RetryLater while there is too little of it to take anything in.
-    progress: told the bytes of content as they are loaded.
+    progress: see `Loader`.
     stopping: ends the loading of a long file between two batches; it stays where it is.
     """
 
@@ -65,7 +65,7 @@ class Pipeline:
         root: Path | None,
         limits: Limits,
         room: Callable[[], None] = lambda: None,
-        progress: Callable[[int], None] = lambda _bytes: None,
+        progress: Progress = lambda _file, _bytes: None,
         stopping: threading.Event | None = None,
     ) -> None:
         self._engine = engine
@@ -78,7 +78,7 @@ class Pipeline:
             flow.name if flow else None: self._of_flow(flow, node, progress) for flow in (*flows.values(), None)
         }
 
-    def _of_flow(self, flow: Flow | None, node: str, progress: Callable[[int], None]) -> _Steps:
+    def _of_flow(self, flow: Flow | None, node: str, progress: Progress) -> _Steps:
         name = flow.name if flow else None
         reports = self._folders.rejected_of(name)
         loader = Loader(flow, Upsert(flow) if flow else None, reports, node, self._limits, progress)

@@ -12,7 +12,6 @@ import typer
 
 from commands.console import (
     ALL_WELL,
-    COUNTS,
     REJECTED,
     counts,
     err,
@@ -24,7 +23,8 @@ from file_processing.inbound import adhoc
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.load import Progress
 from file_processing.inbound.routing import DroppedFile
-from models.ledger import FileStatus
+from models.ledger import WAITING, FileStatus
+from services.ledger.inbound import COUNTS
 from services.ledger.overview import NO_FLOW
 from services.text import printable
 
@@ -96,7 +96,7 @@ def progress(total: int, *, shown: bool) -> Iterator[Progress]:
 
 
 def status_of(result: FileResult) -> str:
-    return str(result.status or ("waiting" if result.wait else "gone"))
+    return str(result.status or (WAITING if result.wait else "gone"))
 
 
 def reason_of(result: FileResult) -> str | None:

@@ -161,7 +161,6 @@ class Loader:
         counts = NO_ROWS
         for portion in self._portions(decisions, tallies):
             counts += self._upsert_portion(connection, portion, tallies)
-            portion.clear()  # before the next one is read: one stands in memory at a time
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
             raise _StartOver(verdicts=found)
@@ -176,7 +175,7 @@ class Loader:
         with sqlstate.of_a_flow():
             counts, bad = self.upsert.upsert(connection, rows)
         for file_id, records in _found_again(portion, bad):
-            tallies[file_id].rejected.add(records)
+            tallies[file_id].reject(records)
         found = {file_id: tallies[file_id].too_many(self.limits) for file_id, _ in portion if bad}
         if verdicts := {file_id: _Verdict(tallies[file_id], why) for file_id, why in found.items() if why}:
             raise _StartOver(verdicts=verdicts)
@@ -196,7 +195,7 @@ class Loader:
     def _portions(
         self, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
     ) -> Iterator[list[tuple[int, CheckedBatch]]]:
-        """What the files hold, as much at a time as one upsert takes."""
+        """What the files hold, as much at a time as one upsert takes; each is used before the next is asked for."""
         portion: list[tuple[int, CheckedBatch]] = []
         rows = 0
         for made in decisions:
@@ -209,7 +208,8 @@ class Loader:
                 rows += max(len(checked.rows), checked.records)  # rejected ones take memory too
                 if rows >= ROWS_AT_ONCE:
                     yield portion
-                    portion, rows = [], 0
+                    portion.clear()  # before more is read: one portion stands in memory at a time
+                    rows = 0
         if portion:
             yield portion
 

@@ -1,7 +1,11 @@
-"""The way in, from top to bottom: routed → taken in → read → decided → loaded → archived.
+"""The way in: routed → taken in → read → decided → loaded → archived.
 
 Each step takes a group of files and gives a value for each: RoutedFile, InboundFile, ReadResult, LoadDecision,
-CommittedFile, FileResult. This is the one place that decides what an error means.
+CommittedFile, FileResult. The daemon (or `ingest`) routes with the router that is here; the others follow one another
+in `_handle_group`, save that the loader decides within its transaction, under the lock of the flow.
+
+A step makes a value of what is a file's own fault (`Rejection`, `Wait`). Only RetryLater and StopDaemon reach this
+place, and any mistake, for which it splits the group until the file at fault stands alone.
 """
 
 import threading
@@ -104,8 +108,9 @@ class Pipeline:
     def handle(self, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
         """Handle files of one flow, in their order.
 
-        Yields a result for each. Raises RetryLater or StopDaemon when the database or a full disk is the
-        reason: then the files not yet told of are where they were, and nothing of them loaded.
+        Yields a result for each. Raises RetryLater or StopDaemon when the database or a full disk is the reason,
+        RetryLater also when another process loads files of the flow, or this one is stopping: then the files not yet
+        told of are where they were, and nothing of them loaded.
         """
         steps = self._steps[flow]
         for group in intake.groups(files):

@@ -214,7 +214,7 @@ class Daemon:
         self._stopping.set()
 
     def _back_off(self, queue: _Queue, error: RetryLater) -> None:
-        """Not a file is the reason, but database, flow or another loader: the queue rests, its files keep their order."""
+        """Database, flow or another loader is the reason, no file: the queue rests, its files keep their order."""
         if self._stopping.is_set():
             return
         queue.resume_at = time.monotonic() + INBOUND.pause_seconds(queue.failures)

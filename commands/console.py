@@ -12,11 +12,10 @@ import typer
 from rich.console import Console
 
 from models.errors import TidegateError
+from services.ledger.inbound import COUNTS
 
 ALL_WELL, REJECTED, WRONG_USE = 0, 1, 2
 """Exit codes."""
-
-COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
 
 # soft_wrap: the terminal wraps what is too long for it; rich would cut words and pad lines.
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -48,9 +48,9 @@ def db_revision(
         str, typer.Argument(help="What changed, for the file's name.", metavar="MESSAGE", show_default=False)
     ],
 ) -> None:
-    """Write the migration from the flows' tables as they are to their declarations.
+    """Write the migration from the tables as they are to their declarations: the flows' and Tidegate's own.
 
-    Needed when a flow that has a table changes: the daemon then stops and says so.
+    Needed when a flow that has a table changes, or models/ledger.py: the daemon then stops and says so.
 
     Example:
 

@@ -3,7 +3,7 @@
 import gc
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,6 @@ import typer
 
 from commands.console import (
     ALL_WELL,
-    COUNTS,
     REJECTED,
     counts,
     err,
@@ -22,7 +21,10 @@ from commands.console import (
 from commands.site import named, opened
 from file_processing.inbound import adhoc
 from file_processing.inbound.archive import FileResult
-from models.ledger import FileStatus
+from file_processing.inbound.load import Progress
+from file_processing.inbound.routing import DroppedFile
+from models.ledger import WAITING, FileStatus
+from services.ledger.inbound import COUNTS
 from services.ledger.overview import NO_FLOW
 from services.text import printable
 
@@ -60,6 +62,7 @@ def ingest(
         with progress(sum(file.size for file in given), shown=not as_json) as advance:
             pipeline = site.pipeline(None, progress=advance)
             for result in adhoc.ingest(pipeline, given, chosen):
+                advance(result.dropped, result.dropped.size)
                 told[status_of(result)] += 1
                 if as_json:
                     print_json(as_line(result))
@@ -71,22 +74,29 @@ def ingest(
 
 
 @contextmanager
-def progress(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar over `total` bytes, on a terminal."""
+def progress(total: int, *, shown: bool) -> Iterator[Progress]:
+    """A progress bar over `total` bytes, on a terminal; told how many bytes of a file are read."""
     # Where lines and bar share the terminal they have to share the console too.
     console = out if sys.stdout.isatty() else err
     if not (shown and total and console.is_terminal):
-        yield lambda _bytes: None
+        yield lambda _file, _bytes: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
+        furthest: Counter[int] = Counter()  # what fails is read or loaded again, and counts once
+
+        def advance(file: DroppedFile, count: int) -> None:
+            further = max(count - furthest[id(file)], 0)
+            furthest[id(file)] += further
+            bar.advance(task, further)
+
+        yield advance
 
 
 def status_of(result: FileResult) -> str:
-    return str(result.status or ("waiting" if result.wait else "gone"))
+    return str(result.status or (WAITING if result.wait else "gone"))
 
 
 def reason_of(result: FileResult) -> str | None:

@@ -67,7 +67,7 @@ def _row(flow: Flow) -> tuple[str, ...]:
     tables = ", ".join(f"`{table.name}`" for table in flow.sql_tables)
     key = ", ".join(f"`{column}`" for column in flow.key)
     newer = f"`{flow.newest_by}`" if flow.newest_by else "never changed" if flow.append_only else "last received"
-    out = "; ".join(_sent(outbound) for outbound in flow.outbound) or "nothing"
+    out = "<br>".join(_sent(outbound) for outbound in flow.outbound) or "nothing"
     return (f"`{flow.name}`", "; ".join(_taken(flow)), tables, key, newer, out)
 
 

@@ -104,7 +104,7 @@ def show_status(health: Health) -> None:
     rows = [(line.flow, *(getattr(line, name) for name in _STATUS_COLUMNS), "") for line in health.flows]
     aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 1 + len(_STATUS_COLUMNS))))
     for line in health.flows:
-        if line.last_file or line.outbound_file or line.outbound_error or line.quarantined or line.table_error:
+        if line.last_file or line.outbound_file or line.writing_error or line.quarantined or line.table_error:
             show_flow(line)
 
 
@@ -147,8 +147,8 @@ def show_flow(line: overview.FlowOverview) -> None:
         out.print(f"  last file     {when(line.last_at)}  {line.last_file}, {line.last_status}")
     if line.outbound_file is not None:
         out.print(f"  outbound      {when(line.outbound_at)}  {line.outbound_file}")
-    if line.outbound_error is not None:
-        out.print(f"  outbound waits: {line.outbound_error}", style="red")
+    if line.writing_error is not None:
+        out.print(f"  outbound waits: {line.writing_error}", style="red")
     if line.undelivered:
         out.print(f"  delivery      {plural(line.undelivered, 'file')} not delivered yet")
     if line.dead_letters:

@@ -32,6 +32,9 @@ from services.transport.backoff import INBOUND
 TAKE_SECONDS = 0.5
 """The longest the loop sleeps: so late, at most, it notices a signal."""
 
+PING_SECONDS = 5.0
+"""How often systemd gets the status line where its unit asks for no watchdog."""
+
 TELL_SECONDS = 0.25
 """How often, at most, `status` is told how it goes: looking at all that waits takes time in a burst."""
 
@@ -163,7 +166,7 @@ class Daemon:
         self._stopping.set()
 
     def _back_off(self, queue: Queue, error: RetryLater) -> None:
-        """The database or the flow is the reason: the queue rests, its files keep their order."""
+        """Database, flow or another loader is the reason, no file: the queue rests, its files keep their order."""
         if self._stopping.is_set():
             return
         queue.resume_at = time.monotonic() + INBOUND.pause_seconds(queue.failures)
@@ -192,7 +195,8 @@ class Daemon:
 
     def _faults(self) -> list[Fault]:
         """What keeps queues from working, the oldest first."""
-        return sorted((queue.fault for queue in self._queues if queue.fault), key=lambda fault: fault.since)
+        found = [fault for queue in self._queues if (fault := queue.fault) is not None]
+        return sorted(found, key=lambda fault: fault.since)
 
     def _tell(self) -> None:
         """Tell `status` and systemd how it goes."""
@@ -219,17 +223,13 @@ class Daemon:
             counters={key: int(value) for key, value in status.items()},
         )
         if now >= self._ping_at:
-            self._ping_at = now + (systemd.watchdog_interval_seconds() or INBOUND.longest_seconds)
+            self._ping_at = now + (systemd.watchdog_interval_seconds() or PING_SECONDS)
             systemd.notify("WATCHDOG=1", f"STATUS={fault.text if fault else 'watching'}")
 
     def _waiting(self) -> Iterator[tuple[str, str]]:
         """The files that wait, each with the reason."""
         for queue in self._queues:
-            if queue.fault is not None:
-                yield from (
-                    (routed.dropped.relative, queue.fault.text)
-                    for routed in itertools.islice(queue.files.copy(), SHOWN_WAITING)
-                )
+            yield from queue.waiting(SHOWN_WAITING)
         yield from self._inbox.waiting()
 
     def _publish(self, **changes: Any) -> None:

@@ -35,6 +35,13 @@ class Queue:
     def name(self) -> str:
         return self.flow or "no flow"
 
+    def waiting(self, limit: int) -> list[tuple[str, str]]:
+        """Up to `limit` of the files that a fault keeps waiting, each with the reason."""
+        fault = self.fault
+        if fault is None:
+            return []
+        return [(routed.dropped.relative, fault.text) for routed in islice(self.files.copy(), limit)]
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from models.ledger import LocalStatus
+
 JsonObject = dict[str, Any]
 """An object as a partner sends it: only the flow knows its fields."""
 
@@ -246,13 +248,12 @@ class MasterPage:
 class MasterWrite:
     """What a master made of a write.
 
-    document: the object as it has it now. local: the ledger's status of the file that brings it
-    here, or `waiting`.
+    document: the object as it has it now. local: what became here of the file that brings it.
     """
 
     number: int
     document: JsonObject
-    local: str
+    local: LocalStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from sqlalchemy import (
     BigInteger,
@@ -43,6 +43,15 @@ class OutboundStatus(StrEnum):
     FAILED = "failed"  # a dead letter: its partner turned it down for good
     SUPERSEDED = "superseded"  # a newer state took its name before it was delivered
 
+
+WAITING: Final = "waiting"
+"""What is said of a file of which the ledger has no line yet."""
+
+UNCHANGED: Final = "unchanged"
+"""What is said of an object that was here already: no file had to bring it."""
+
+LocalStatus = FileStatus | Literal["waiting", "unchanged"]
+"""What became here of an object that was written at its master."""
 
 FILE_TRANSITIONS: Mapping[FileStatus, frozenset[FileStatus]] = dict.fromkeys(FileStatus, frozenset())
 """A line says what became of one file, once: the file dropped again gets a line of its own."""

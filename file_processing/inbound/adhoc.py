@@ -16,12 +16,12 @@ from file_processing.inbound.routing import RoutedFile
 from models.errors import FileGone, RetryLater, TidegateError
 from models.flow import Flow
 from services.observer.scan import scan
+from services.transport.backoff import INBOUND
 
 PATIENCE_SECONDS = 600.0
 """How long another process may load files of the same flow before `ingest` gives up."""
 
 _BUSY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
-_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +104,4 @@ def _patiently(pipeline: Pipeline, flow: str | None, files: Sequence[RoutedFile]
             if not isinstance(error.__cause__, _BUSY) or time.monotonic() > deadline:
                 raise
             logger.info("waiting for another process that loads files of {}: {}", flow, error)
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(INBOUND.pause_seconds(0))

@@ -16,18 +16,17 @@ from models.ledger import FileStatus
 from services.files import move, names
 from services.files.directory import Folder, OpenFolders
 from services.files.folders import Folders
-from services.ledger.inbound import LedgerEntry
+from services.ledger.inbound import COUNTS, LedgerEntry
 from services.text import printable
-
-_COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
     """What became of one dropped path.
 
-    status: the ledger's word; `None` when the file is gone or still waits where it is.
-    wait: why it waits; it has to be handed in again.
+    status: the ledger's word; `None` of a file of which it has no line, gone or left for later.
+    wait: why it is still where it was, and has to be handed in again; also one that is in the ledger and could
+        not be moved.
     place: where it lies now, as far as this process has moved it.
     """
 
@@ -104,7 +103,7 @@ def _log(result: FileResult, milliseconds: float) -> None:
     if entry is None:
         logger.bind(**bound).info("{}: was {} before, archived now", what, result.status)
         return
-    counts = {count: getattr(entry, count) for count in _COUNTS}
+    counts = {count: getattr(entry, count) for count in COUNTS}
     told = "".join(f" {count}={value}" for count, value in counts.items() if value)
     level = "WARNING" if entry.status in (FileStatus.REJECTED, FileStatus.PARTIAL) else "INFO"
     error = f": {entry.error}" if entry.error else ""

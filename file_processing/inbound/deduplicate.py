@@ -11,7 +11,8 @@ from services.ledger.inbound import KnownFile
 class LoadDecision:
     """What is to be done with a file.
 
-    file_id: of its line in the ledger. resumes: the line it has already, as it only remains to be archived.
+    file_id: reserved for its line in the ledger, and left unused where it `resumes` the line it has already, as it
+        only remains to be archived.
     duplicate_of: the file that holds the same. supersedes: the one whose place it takes, loaded again.
     """
 

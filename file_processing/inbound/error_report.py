@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-from file_processing.inbound.formats.base import RecordForm, Rejection
-from file_processing.inbound.open_file import GZIP_SUFFIX, is_compressed
+from file_processing.inbound.formats.base import GZIP_SUFFIX, RecordForm, Rejection
+from file_processing.inbound.open_file import is_compressed
 from file_processing.inbound.record_errors import RejectedText
 from models.ledger import FileStatus, RecordError
 from services.files import durable

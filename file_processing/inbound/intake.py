@@ -49,6 +49,11 @@ class InboundFile:
         return printable(self.dropped.path.name)
 
     @property
+    def bytes_read(self) -> int:
+        """How much of it has been read, of its bytes as they lie there."""
+        return self.source.bytes_read if self.source is not None else 0
+
+    @property
     def place(self) -> str:
         """Where it lies, printable."""
         return printable(str(self.dropped.path))

@@ -17,6 +17,7 @@ from file_processing.inbound.intake import InboundFile, LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
 from file_processing.inbound.record_errors import RejectedText, rejected_by_database
+from file_processing.inbound.routing import DroppedFile
 from file_processing.inbound.tally import Tally
 from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, StagedRow, Upsert, UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
@@ -32,6 +33,8 @@ from services.ledger.outbound import SealedFile
 
 ROWS_AT_ONCE = 50_000
 """Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
+
+Progress = Callable[[DroppedFile, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Loader:
     """Loads files of one flow; without flow and upsert, files that no flow takes, which are rejected.
 
     reports: the folder for the reports of rejected files.
-    progress: told the bytes of content as they are taken.
+    progress: told how many bytes of a file are read, while its records are taken; again when they are taken again.
     """
 
     flow: Flow | None
@@ -89,7 +92,7 @@ class Loader:
     reports: Folder
     node: str
     limits: Limits
-    progress: Callable[[int], None] = lambda _bytes: None
+    progress: Progress = lambda _file, _bytes: None
 
     @property
     def flow_name(self) -> str | None:
@@ -158,7 +161,6 @@ class Loader:
         counts = NO_ROWS
         for portion in self._portions(decisions, tallies):
             counts += self._upsert_portion(connection, portion, tallies)
-            portion.clear()  # before the next one is read: one stands in memory at a time
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
             raise _StartOver(verdicts=found)
@@ -173,7 +175,7 @@ class Loader:
         with sqlstate.of_a_flow():
             counts, bad = self.upsert.upsert(connection, rows)
         for file_id, records in _found_again(portion, bad):
-            tallies[file_id].rejected.add(records)
+            tallies[file_id].reject(records)
         found = {file_id: tallies[file_id].too_many(self.limits) for file_id, _ in portion if bad}
         if verdicts := {file_id: _Verdict(tallies[file_id], why) for file_id, why in found.items() if why}:
             raise _StartOver(verdicts=verdicts)
@@ -193,20 +195,21 @@ class Loader:
     def _portions(
         self, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
     ) -> Iterator[list[tuple[int, CheckedBatch]]]:
-        """What the files hold, as much at a time as one upsert takes."""
+        """What the files hold, as much at a time as one upsert takes; each is used before the next is asked for."""
         portion: list[tuple[int, CheckedBatch]] = []
         rows = 0
         for made in decisions:
             tally = tallies[made.file_id]
             for checked in _taken(made, tally):
-                self.progress(checked.batch.size)
+                self.progress(made.read.file.dropped, made.read.file.bytes_read)
                 if self.all_or_nothing and tally.rejected.count:
                     continue  # it is only read to its end, so that every reason is told
                 portion.append((made.file_id, checked))
                 rows += max(len(checked.rows), checked.records)  # rejected ones take memory too
                 if rows >= ROWS_AT_ONCE:
                     yield portion
-                    portion, rows = [], 0
+                    portion.clear()  # before more is read: one portion stands in memory at a time
+                    rows = 0
         if portion:
             yield portion
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from file_processing.inbound.formats.base import GZIP_SUFFIX
 from models.errors import FileGone, RejectFile, RetryLater
 from services.files import lease
 from services.files.directory import Entry, LeadsOut, OpenFolders
@@ -20,8 +21,6 @@ from services.files.lease import WriterState
 from services.files.move import Identity, ReadState
 
 READ_BYTES = 1 << 20
-
-GZIP_SUFFIX = ".gz"
 
 _TICK_SECONDS = 0.02
 """Two changes of a file within this time may leave it with the same times."""
@@ -68,6 +67,11 @@ class OpenFile:
             return _KeptBytes(self._bytes)
         self.file.seek(0)
         return io.BufferedReader(_File(self.file.fileno(), closefd=False), READ_BYTES)
+
+    @property
+    def bytes_read(self) -> int:
+        """So many of its bytes, as they lie there, have been read for their content."""
+        return self.identity.bytes if self._bytes is not None else self.file.tell()
 
     def check_unchanged(self) -> None:
         """Raises RetryLater when the file was written to while it was read; one that is kept was read once."""

@@ -1,7 +1,11 @@
-"""The way in, from top to bottom: routed → taken in → read → decided → loaded → archived.
+"""The way in: routed → taken in → read → decided → loaded → archived.
 
 Each step takes a group of files and gives a value for each: RoutedFile, InboundFile, ReadResult, LoadDecision,
-CommittedFile, FileResult. This is the one place that decides what an error means.
+CommittedFile, FileResult. The daemon (or `ingest`) routes with the router that is here; the others follow one another
+in `_handle_group`, save that the loader decides within its transaction, under the lock of the flow.
+
+A step makes a value of what is a file's own fault (`Rejection`, `Wait`). Only RetryLater and StopDaemon reach this
+place, and any mistake, for which it splits the group until the file at fault stands alone.
 """
 
 import threading
@@ -20,7 +24,7 @@ from file_processing.inbound import archive, intake, read, recovery
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.intake import LeftFile, Wait
 from file_processing.inbound.limits import Limits
-from file_processing.inbound.load import Loaded, Loader
+from file_processing.inbound.load import Loaded, Loader, Progress
 from file_processing.inbound.read import ReadResult
 from file_processing.inbound.routing import RoutedFile, Router
 from file_processing.inbound.upsert import Upsert
@@ -51,7 +55,7 @@ class Pipeline:
     root: the resolved input folder; `None` for files anywhere, which stay where they are (`ingest`).
     limits: beyond which a file is rejected.
     room: told to raise RetryLater while there is too little of it to take anything in.
-    progress: told the bytes of content as they are loaded.
+    progress: see `Loader`.
     stopping: ends the loading of a long file between two batches; it stays where it is.
     """
 
@@ -65,7 +69,7 @@ class Pipeline:
         root: Path | None,
         limits: Limits,
         room: Callable[[], None] = lambda: None,
-        progress: Callable[[int], None] = lambda _bytes: None,
+        progress: Progress = lambda _file, _bytes: None,
         stopping: threading.Event | None = None,
     ) -> None:
         self._engine = engine
@@ -78,7 +82,7 @@ class Pipeline:
             flow.name if flow else None: self._of_flow(flow, node, progress) for flow in (*flows.values(), None)
         }
 
-    def _of_flow(self, flow: Flow | None, node: str, progress: Callable[[int], None]) -> _Steps:
+    def _of_flow(self, flow: Flow | None, node: str, progress: Progress) -> _Steps:
         name = flow.name if flow else None
         reports = self._folders.rejected_of(name)
         loader = Loader(flow, Upsert(flow) if flow else None, reports, node, self._limits, progress)
@@ -104,8 +108,9 @@ class Pipeline:
     def handle(self, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
         """Handle files of one flow, in their order.
 
-        Yields a result for each. Raises RetryLater or StopDaemon when the database or a full disk is the
-        reason: then the files not yet told of are where they were, and nothing of them loaded.
+        Yields a result for each. Raises RetryLater or StopDaemon when the database or a full disk is the reason,
+        RetryLater also when another process loads files of the flow, or this one is stopping: then the files not yet
+        told of are where they were, and nothing of them loaded.
         """
         steps = self._steps[flow]
         for group in intake.groups(files):

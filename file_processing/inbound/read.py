@@ -16,7 +16,7 @@ from file_processing.inbound.validate import CheckedBatch, Validator
 from models.errors import RejectFile, TidegateError
 from services.runtime import prefetch
 
-PEEK_BYTES = 4096
+FORMAT_PEEK_BYTES = 4096
 """What tells the format stands within this much of the content's start."""
 
 
@@ -83,7 +83,7 @@ def _batches(source: OpenFile, validator: Validator, limits: Limits, go_on: GoOn
         rejects = Rejects(limits)
         unpacked = limits.unpacked_bytes(source.identity.bytes)
         content = open_file.content(source, max_bytes=limits.max_bytes, max_unpacked=unpacked)
-        found = detect.format_of(name, content.peek(PEEK_BYTES), validator.flow)
+        found = detect.format_of(name, content.peek(FORMAT_PEEK_BYTES), validator.flow)
         for batch in found.read(content, Reading(detect.plain_name(name), validator.flow, go_on=go_on)):
             yield validator.check(batch, rejects)
             if rejects.too_many():

@@ -14,7 +14,7 @@ from models.flow import Flow
 from services.files.directory import OpenFolders
 from services.text import printable
 
-PEEK_BYTES = 64 * 1024
+FLOW_PEEK_BYTES = 64 * 1024
 """What tells the flow has to stand within this much of the content's start."""
 
 
@@ -78,7 +78,7 @@ class Router:
                     open_file.entry_of(folders, dropped.path, self.root), max_bytes=self.max_bytes
                 ) as source,
             ):
-                head = open_file.content(source, max_bytes=self.max_bytes).read(PEEK_BYTES)
+                head = open_file.content(source, max_bytes=self.max_bytes).read(FLOW_PEEK_BYTES)
             return RoutedFile(dropped, by_content(dropped.path.name, head, self.flows).name)
         except RejectFile as error:
             return RoutedFile(dropped, None, Rejection.of(error))
@@ -103,7 +103,7 @@ def by_folder(relative: PurePath, flows: Flows) -> Flow | None:
 def by_content(name: str, head: bytes, flows: Flows) -> Flow:
     """The one flow that knows the file by its first bytes or by its name.
 
-    head: the first PEEK_BYTES of the (decompressed) content.
+    head: the first FLOW_PEEK_BYTES of the (decompressed) content.
     Raises RejectFile when there is none, or more than one.
     """
     lower = name.lower()

@@ -1,6 +1,7 @@
 """What the batches of one file add up to, and the line in the ledger that this makes."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -9,11 +10,13 @@ from file_processing.inbound.deduplicate import LoadDecision
 from file_processing.inbound.error_report import RejectedRecords
 from file_processing.inbound.formats.base import Exchange, RecordForm, Rejection
 from file_processing.inbound.limits import Limits
+from file_processing.inbound.record_errors import RejectedText
 from file_processing.inbound.upsert import UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
 from services.ledger.inbound import LedgerEntry
+from services.text import storable
 
 
 @dataclass(slots=True)
@@ -33,6 +36,10 @@ class Tally:
         self.drift.update(checked.drift)
         self.form = checked.batch.form
         self.exchange = checked.batch.exchange
+
+    def reject(self, records: Sequence[RejectedText]) -> None:
+        """Of those taken, these the database would not have."""
+        self.rejected.add(records)
 
     @property
     def is_test(self) -> bool:
@@ -80,7 +87,7 @@ def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow 
         unchanged=counts.unchanged[file_id],
         stale=counts.stale[file_id],
         rejected=0 if status is FileStatus.DUPLICATE else tally.rejected.count,
-        error=told,
+        error=told and storable(told),
         drift=tally.drift or None,
         duplicate_of=made.duplicate_of,
         supersedes=made.supersedes,
@@ -103,6 +110,7 @@ def _error(rejection: Rejection | None, tally: Tally, flow: Flow | None) -> str 
     first = next(tally.rejected.errors(), None)
     if first is None:
         return None
-    more = f" (and {tally.rejected.count - 1} more records)" if tally.rejected.count > 1 else ""
+    others = tally.rejected.count - 1
+    more = f" (and {others} more record{'s' * (others > 1)})" if others else ""
     nothing = "nothing loaded: " if flow is not None and flow.partly_bad is PartlyBad.ALL_OR_NOTHING else ""
     return f"{nothing}record {first['record']} {first['pointer']}: {first['reason']}{more}"

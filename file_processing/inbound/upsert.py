@@ -164,7 +164,7 @@ class Upsert:
             "table": sql.Identifier(table.name),
             "key": names(flow.key),
             "columns": names(flow.columns),
-            "newest_first": _order(flow),
+            "newest_first": _newest_first(flow),
             "old": names(data, "t"),
             "new": sql.SQL(", ").join(_new(column, "excluded") for column in data),
             "staged": sql.SQL(", ").join(_new(column, "s", self._stage.narrow) for column in data),
@@ -177,9 +177,7 @@ class Upsert:
                 assignments=sql.SQL(", ").join(
                     sql.SQL("{} = {}").format(sql.Identifier(column), _new(column, "excluded")) for column in data
                 ),
-                and_not_newer=sql.SQL("")
-                if flow.newest_by is None
-                else sql.SQL(" and t.{0} <= excluded.{0}").format(sql.Identifier(flow.newest_by)),
+                and_not_newer=_and_not_newer(flow),
             )
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
@@ -283,7 +281,11 @@ def _new(column: str, source: str, cast: Mapping[str, str] = MappingProxyType({}
     return name(column, source, cast)
 
 
-def _order(flow: Flow) -> sql.Composable:
+# Which record of a key wins, said twice: among the staged ones, and against the one in the table. Both take of equals
+# the last that arrived, on which the local replica counts (`services.sources.local_replica`).
+
+
+def _newest_first(flow: Flow) -> sql.Composable:
     """The winner first: the newest, and of equals the last that arrived, or the first where it stays.
 
     ctid tells the order of the rows of one record.
@@ -294,3 +296,10 @@ def _order(flow: Flow) -> sql.Composable:
     if flow.newest_by is None:
         return arrival
     return sql.SQL("{} desc, ").format(sql.Identifier(flow.newest_by)) + arrival
+
+
+def _and_not_newer(flow: Flow) -> sql.Composable:
+    """What keeps a row in the table that is newer than the one that comes."""
+    if flow.newest_by is None:
+        return sql.SQL("")
+    return sql.SQL(" and t.{0} <= excluded.{0}").format(sql.Identifier(flow.newest_by))

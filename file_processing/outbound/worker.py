@@ -20,7 +20,7 @@ from models.flow import Flow
 from services.db import sqlstate
 from services.db.engine import Connect
 from services.files.directory import Folder
-from services.ledger.locks import AnotherWriter, only_writer
+from services.ledger.locks import AnotherWriter, try_writer
 from services.ledger.outbound import SealedFile, listen
 from services.runtime import prefetch
 from services.transport.backoff import OUTBOUND
@@ -79,7 +79,7 @@ class FlowWriter:
         sealing: seals the next batch while the one before is written and marked. It holds the
             lock, so whoever seals rows is the only one, also when a connection is lost.
         """
-        with only_writer(sealing, self.flow.name):
+        with try_writer(sealing, self.flow.name):
             while (files := self._outbox.rows.open_files(marking)) and not self._stopping.is_set():
                 with OutputFolder(self._folder) as folder:
                     folder.remove_abandoned([file.name for file in files])

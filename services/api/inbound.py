@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from flows import Flows
 from models.flow import Flow
+from models.ledger import FileStatus
 from services.api import bodies, idempotency
 from services.api.problems import Problem, described
 from services.api.uploads import TooLarge, Upload
@@ -68,7 +69,7 @@ class Became(BaseModel):
     name: str
     bytes: int
     received_at: datetime
-    status: Literal["waiting", "loaded", "partial", "rejected", "duplicate"]
+    status: FileStatus | Literal["waiting"]
     ledger_id: int | None = None
     loaded_at: datetime | None = None
     counts: Counts | None = None

@@ -21,8 +21,10 @@ from settings import Settings
 Connect = Callable[[], psycopg.Connection]
 """Makes a connection of one's own, in autocommit mode."""
 
+LOCK_WAIT_SECONDS = 5.0
+"""For rows and tables that another application has locked, and for a lock of ours that one may wait for."""
+
 _SCHEME = re.compile(r"^postgres(ql)?(\+psycopg)?://")
-_LOCK_WAIT_SECONDS = 5.0
 _SPARE_CONNECTIONS = 4  # beside the workers: one more for small files, the ledger, `LISTEN`, a look by `status`
 _CONNECT: dict[str, Any] = {
     "connect_timeout": 5,
@@ -57,7 +59,7 @@ class Database:
         """
         with sqlstate.translated():
             connection = _connect(self._target)
-            connection.execute("select set_config('lock_timeout', %s, false)", [f"{_LOCK_WAIT_SECONDS}s"])
+            connection.execute("select set_config('lock_timeout', %s, false)", [f"{LOCK_WAIT_SECONDS}s"])
             return connection
 
     def recover(self) -> None:

@@ -1,7 +1,8 @@
 """Indexes of the ledger and of what has to go out: made where they are missing, without holding up who writes.
 
-An index that a migration makes locks its table until it is there. So no migration makes one that is not
-unique: it is declared, and built here, concurrently, when the migrations are done.
+An index that a migration makes locks its table until it is there. So no migration makes one of the ledger that is
+not unique: it is declared, and built here, concurrently, when the migrations are done. An index that a flow declares
+comes with its table, or by the flow's migration.
 """
 
 import time

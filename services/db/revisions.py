@@ -90,6 +90,7 @@ def _finish(connection: Connection, metadata: MetaData, scripts: list[ops.Migrat
     assert upgrade is not None
     assert downgrade is not None
     _change_keys(connection, metadata, upgrade)
+    _leave_indexes(upgrade)
     if upgrade.is_empty():
         scripts.clear()
         return
@@ -120,6 +121,14 @@ def _change_keys(connection: Connection, metadata: MetaData, upgrade: ops.Upgrad
             made = ops.CreatePrimaryKeyOp(old["name"], name, old["constrained_columns"], schema=schema)
             changes.insert(0, ops.DropConstraintOp(old["name"], name, type_="primary", schema=schema, _reverse=made))
         changes.append(ops.CreatePrimaryKeyOp(f"{name}_pkey", name, columns, schema=schema))
+
+
+def _leave_indexes(upgrade: ops.UpgradeOps) -> None:
+    """The ledger's indexes that are not unique are built at the start (`services.db.indexes`), without a lock."""
+    for block in upgrade.ops:
+        if isinstance(block, ops.ModifyTableOps) and block.schema == SCHEMA:
+            block.ops = [each for each in block.ops if not isinstance(each, ops.CreateIndexOp) or each.unique]
+    upgrade.ops = [each for each in upgrade.ops if not isinstance(each, ops.ModifyTableOps) or each.ops]
 
 
 def _changes(upgrade: ops.UpgradeOps, name: str, schema: str | None) -> list[ops.MigrateOperation]:

@@ -22,6 +22,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSIONS = MIGRATIONS / "versions"
 _ADVISORY_LOCK = int.from_bytes(b"tidegate")
 _MIGRATE = 'python main.py db revision "what changed", then python main.py db upgrade'
+_LEDGER_DIFFERS = f"undo what changed Tidegate's own tables; if you changed models/ledger.py: {_MIGRATE}"
 
 
 def prepare(engine: Engine, flows: Mapping[str, Flow], *, versions: Path = VERSIONS) -> None:
@@ -67,7 +68,7 @@ def revision(engine: Engine, flows: Mapping[str, Flow], message: str, *, version
 def _check_ledger(connection: Connection) -> None:
     tables = [table for table in Base.metadata.tables.values() if table.schema == SCHEMA]
     if wrong := misfits.found(connection, misfits.by_name(connection, tables)):
-        raise StopDaemon("; ".join(wrong), hint="only migrations change Tidegate's own tables: undo what else did")
+        raise StopDaemon("; ".join(wrong), hint=_LEDGER_DIFFERS)
 
 
 def config(connection: Connection, flows: Mapping[str, Flow], versions: Path = VERSIONS) -> "Config":

@@ -75,7 +75,7 @@ class Delivery:
 
     async def run(self, tell: Tell) -> float:
         """Deliver until something is in the way. Raises RetryLater, StopConnector."""
-        async with locks.held(self._connect, self.name) as connection:
+        async with locks.try_connector(self._connect, self.name) as connection:
             if connection is None:
                 tell("another daemon delivers")
                 return STAND_BY_SECONDS

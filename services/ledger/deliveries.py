@@ -125,9 +125,9 @@ class Deliveries:
         return connection.execute(_UNFILED, self._what).fetchall()
 
 
-def sending(connection: Connection, file_id: int, answer_seconds: float) -> None:
-    """It is sent now. If the process ends meanwhile, the partner has so long to finish before it is tried again."""
-    connection.execute(_SENDING, [answer_seconds, file_id])
+def sending(connection: Connection, file_id: int, not_before_seconds: float) -> None:
+    """It is sent now. If the process ends meanwhile, it is tried again, and not before so many seconds from now."""
+    connection.execute(_SENDING, [not_before_seconds, file_id])
 
 
 def later(connection: Connection, file_id: int, reason: str, pause_seconds: float) -> None:

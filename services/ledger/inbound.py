@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.errors import UniqueViolation
-from psycopg.rows import args_row
 
 from models.errors import RetryLater
 from models.ledger import IN_TABLE, FileStatus, RecordError
 from services import text
-from services.ledger.statements import statement
+from services.ledger.statements import file_row, statement
 
 
 class KnownFile(NamedTuple):
@@ -32,6 +31,10 @@ class KnownFile(NamedTuple):
     @property
     def loaded(self) -> bool:
         return self.status in IN_TABLE
+
+
+COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
+"""What is counted of a file, in the order in which it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def next_ids(connection: Connection, count: int) -> list[int]:
 
 
 _KNOWN = statement("""
-select id, path, sha256, status, filed_at is not null, reload
+select id, path, sha256, status, filed_at is not null as filed, reload
 from tidegate.inbound_file
 where sha256 = any(%s) and flow is not distinct from %s
   and (status in {in_table} and superseded_by is null or filed_at is null)
@@ -77,7 +80,7 @@ order by id
 """)
 
 _KNOWN_WITHOUT_CONTENT = statement("""
-select id, path, sha256, status, false, reload
+select id, path, sha256, status, false as filed, reload
 from tidegate.inbound_file
 where filed_at is null and sha256 is null and path = any(%s) and flow is not distinct from %s
 order by id
@@ -89,23 +92,24 @@ def known(connection: Connection, flow: str | None, contents: Iterable[bytes], p
 
     contents: SHA-256 digests. paths: of files that have none, such as pipes.
     """
-    rows = []
-    for query, keys in ((_KNOWN, list(contents)), (_KNOWN_WITHOUT_CONTENT, list(paths))):
-        if keys:
-            rows += connection.execute(query, [keys, flow]).fetchall()
-    return [KnownFile(row[0], row[1], row[2], FileStatus(row[3]), row[4], row[5]) for row in rows]
+    found: list[KnownFile] = []
+    with connection.cursor(row_factory=file_row(KnownFile)) as cursor:
+        for query, keys in ((_KNOWN, list(contents)), (_KNOWN_WITHOUT_CONTENT, list(paths))):
+            if keys:
+                found += cursor.execute(query, [keys, flow]).fetchall()
+    return found
 
 
 _COLUMNS = {
     "id": "int8", "flow": "text", "name": "text", "path": "text", "sha256": "bytea", "bytes": "int8",
     "status": "text", "seen_at": "timestamptz", "node": "text", "records": "int8", "inserted": "int8",
     "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8", "drift": "jsonb",
-    "duplicate_of": "int8", "filed_at": "timestamptz",
+    "duplicate_of": "int8", "filed_at": "timestamptz", "error": "text",
 }  # fmt: skip
 
 _values = attrgetter(*_COLUMNS)
 
-_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}, error) from stdin (format binary)").format(
+_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}) from stdin (format binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
 )
 
@@ -125,9 +129,9 @@ def write(connection: Connection, entries: Sequence[LedgerEntry]) -> None:
             )
         try:
             with cursor.copy(_COPY_FILES) as copy:
-                copy.set_types([*_COLUMNS.values(), "text"])
+                copy.set_types([*_COLUMNS.values()])
                 for entry in entries:
-                    copy.write_row((*_values(entry), entry.error and text.storable(entry.error)))
+                    copy.write_row(_values(entry))
         except UniqueViolation as error:
             raise RetryLater(f"the ledger has this line already: {error.diag.message_primary}") from error
 
@@ -182,19 +186,19 @@ class UnfiledFile(NamedTuple):
     path: str
     sha256: bytes | None
     bytes: int
-    status: str
+    status: FileStatus
     loaded_on: date
 
 
 _UNFILED = """
-select id, name, coalesce(path, name), sha256, bytes, status, (loaded_at at time zone 'UTC')::date
+select id, name, coalesce(path, name) as path, sha256, bytes, status, (loaded_at at time zone 'UTC')::date as loaded_on
 from tidegate.inbound_file where filed_at is null and flow is not distinct from %s order by id
 """
 
 
 def unfiled(connection: Connection, flow: str | None) -> list[UnfiledFile]:
     """The lines of the flow whose files are not known to be filed, oldest first."""
-    with connection.cursor(row_factory=args_row(UnfiledFile)) as cursor:
+    with connection.cursor(row_factory=file_row(UnfiledFile)) as cursor:
         return cursor.execute(_UNFILED, [flow]).fetchall()
 
 

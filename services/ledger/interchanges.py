@@ -26,5 +26,6 @@ def claim(connection: Connection, reference: Sequence[str], file_id: int, supers
     """
     if connection.execute(_CLAIM, [*reference, file_id, supersedes]).fetchone() is not None:
         return None
-    (earlier,) = connection.execute(_FOUND, list(reference)).fetchone() or (0,)
-    return int(earlier)
+    found = connection.execute(_FOUND, list(reference)).fetchone()
+    assert found is not None  # a line that is there refused the claim, and none is ever taken away
+    return int(found[0])

@@ -1,4 +1,9 @@
-"""Who may do what alone: every advisory lock that Tidegate takes, but for the one around migrations."""
+"""Who may do what alone: the advisory locks of loaders, writers, connectors and requests.
+
+`try_…` never waits. What is entered by `with` is the session's until it is left; the others are the transaction's.
+Two more guard the schema: the one around migrations (`services.db.schema`), and the one around the building of indexes
+(`services.db.indexes`).
+"""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
@@ -8,18 +13,17 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from models.errors import RetryLater
-from services.db import sqlstate
+from services.db import engine, sqlstate
 from services.db.engine import Connect
 from services.runtime.supervisor import in_thread
 
-# The first key of a lock; the second is a hash of a flow's or connector's name.
+# The first key of a lock; the second is a hash of the name of a flow, or of a connector or what it takes turns at.
 _LOADERS = 0x7469_6465
 _WRITERS = 0x7469_646F
 _CONNECTORS = 0x7469_636F
 
 _FLOW_WAIT_SECONDS = 1.0
-_LOCK_WAIT_SECONDS = 5.0
-"""For rows and tables that another application has locked."""
+"""How long a loader waits for its turn before it rests."""
 
 
 class FlowBusy(RetryLater):
@@ -43,11 +47,11 @@ def lock_flow(connection: Connection, flow: str | None) -> None:
         connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [_LOADERS, flow or ""])
     except LockNotAvailable as error:
         raise FlowBusy("another process is loading files of this flow") from error
-    connection.execute(timeout, [f"{_LOCK_WAIT_SECONDS}s"])
+    connection.execute(timeout, [f"{engine.LOCK_WAIT_SECONDS}s"])
 
 
 @contextmanager
-def only_writer(connection: Connection, flow: str) -> Iterator[None]:
+def try_writer(connection: Connection, flow: str) -> Iterator[None]:
     """Make this session the only one that seals files of `flow`; raises AnotherWriter, and never waits."""
     if not _try_lock(connection, _WRITERS, flow):
         raise AnotherWriter(f"another process is writing files of {flow}")
@@ -65,29 +69,22 @@ def try_lock_key(connection: Connection, flow: str, key: str) -> bool:
     return bool(taken)
 
 
-@contextmanager
-def only_connector(connect: Connect, name: str) -> Iterator[Connection | None]:
+@asynccontextmanager
+async def try_connector(connect: Connect, name: str) -> AsyncIterator[Connection | None]:
     """A connection that holds the lock of the connector `name`, None where another daemon has it.
 
     The lock goes with the connection, so whoever writes through it knows that it still has the
     lock. Errors of the database come out as ours.
     """
-    with sqlstate.translated(), connect() as connection:
-        yield connection if _try_lock(connection, _CONNECTORS, name) else None
-
-
-@asynccontextmanager
-async def held(connect: Connect, name: str) -> AsyncIterator[Connection | None]:
-    """The same for the event loop."""
     with sqlstate.translated(), ExitStack() as stack:
-        connection = await in_thread(stack.enter_context, only_connector(connect, name))
+        connection = await in_thread(stack.enter_context, _try_connector(connect, name))
         yield connection
 
 
 @asynccontextmanager
-async def alone(connection: Connection, name: str) -> AsyncIterator[None]:
-    """Wait for the lock `name` and hold it; whoever came first gets it first."""
-    while not await in_thread(_lock, connection, name):
+async def wait_for_turn(connection: Connection, name: str) -> AsyncIterator[None]:
+    """Wait for the turn at what `name` says and hold it; whoever came first gets it first."""
+    while not await in_thread(_wait_for_lock, connection, name):
         pass
     try:
         yield
@@ -95,7 +92,7 @@ async def alone(connection: Connection, name: str) -> AsyncIterator[None]:
         await in_thread(connection.execute, "select pg_advisory_unlock(%s, hashtext(%s))", [_CONNECTORS, name])
 
 
-def _lock(connection: Connection, name: str) -> bool:
+def _wait_for_lock(connection: Connection, name: str) -> bool:
     """False after the connection's lock_timeout: a thread that waits for ever could not be stopped."""
     try:
         connection.execute("select pg_advisory_lock(%s, hashtext(%s))", [_CONNECTORS, name])
@@ -107,3 +104,9 @@ def _lock(connection: Connection, name: str) -> bool:
 def _try_lock(connection: Connection, space: int, name: str) -> bool:
     (taken,) = connection.execute("select pg_try_advisory_lock(%s, hashtext(%s))", [space, name]).fetchone() or (False,)
     return bool(taken)
+
+
+@contextmanager
+def _try_connector(connect: Connect, name: str) -> Iterator[Connection | None]:
+    with sqlstate.translated(), connect() as connection:
+        yield connection if _try_lock(connection, _CONNECTORS, name) else None

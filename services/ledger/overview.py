@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from flows import Flows
 from models.errors import RestFlow
 from models.flow import Flow
+from models.ledger import FileStatus
 from services.db import sqlstate
 from services.ledger.statements import statement
 
@@ -24,7 +25,7 @@ class FlowOverview:
     table_error: why its rows cannot be counted.
     last_error: of the last file that was rejected, whole or in part.
     unsynced: rows that have to go out. quarantined: rows that cannot, with the reason of one.
-    outbound_file: the newest one. outbound_error: why the oldest unwritten one is not on disk.
+    outbound_file: the newest one. writing_error: why the oldest unwritten one is not on disk.
     undelivered: files that wait for their destination. dead_letters: files that a partner turned down for
         good, with the newest one's id and reason.
     """
@@ -38,7 +39,7 @@ class FlowOverview:
     rows: int = 0
     table_error: str | None = None
     last_file: str | None = None
-    last_status: str | None = None
+    last_status: FileStatus | None = None
     last_at: datetime | None = None
     last_error: str | None = None
     last_error_id: int | None = None
@@ -48,7 +49,7 @@ class FlowOverview:
     quarantined_error: str | None = None
     outbound_file: str | None = None
     outbound_at: datetime | None = None
-    outbound_error: str | None = None
+    writing_error: str | None = None
     undelivered: int = 0
     dead_letters: int = 0
     dead_letter_id: int | None = None
@@ -83,6 +84,8 @@ def overview(connection: Connection, flows: Flows, folders: Counter[str]) -> lis
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         files = {row.pop("flow"): row for row in cursor.execute(_FILES).fetchall()}
+    for row in files.values():
+        row["last_status"] = FileStatus(row["last_status"])
     lines = [
         FlowOverview(
             flow=name,
@@ -112,7 +115,7 @@ select
     (select max(outbound_error) from {table} where outbound_error is not null) as quarantined_error,
     last.name as outbound_file, last.written_at as outbound_at,
     (select last_error from tidegate.outbound_file
-     where flow = {flow} and status = {writing} order by id limit 1) as outbound_error,
+     where flow = {flow} and status = {writing} order by id limit 1) as writing_error,
     (select count(*) from tidegate.outbound_file
      where {delivers} and flow = {flow} and status = {written}) as undelivered,
     (select count(*) from tidegate.outbound_file where flow = {flow} and status = {failed}) as dead_letters,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg import Connection
-from psycopg.rows import class_row
 
-from services.ledger.statements import statement
+from models.ledger import FileStatus
+from services.ledger.statements import file_row, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class LedgerLine:
     id: int
     flow: str | None
     name: str
-    status: str
+    status: FileStatus
     bytes: int
     records: int
     inserted: int
@@ -64,13 +64,13 @@ def files(
 ) -> list[LedgerLine]:
     """The newest files first."""
     values = {"flow": flow, "status": status, "since": since, "limit": limit}
-    with connection.cursor(row_factory=class_row(LedgerLine)) as cursor:
+    with connection.cursor(row_factory=file_row(LedgerLine)) as cursor:
         return cursor.execute(_FILES, values).fetchall()
 
 
 def by_id(connection: Connection, ids: Sequence[int]) -> list[LedgerLine]:
     """The lines with these ids, those that exist."""
-    with connection.cursor(row_factory=class_row(LedgerLine)) as cursor:
+    with connection.cursor(row_factory=file_row(LedgerLine)) as cursor:
         return cursor.execute(_LINES + " where id = any(%s) order by id", [list(ids)]).fetchall()
 
 
@@ -85,7 +85,7 @@ order by id
 
 def rejected(connection: Connection, flow: str | None) -> list[LedgerLine]:
     """The rejected files of which the ledger knows where they are kept, oldest first."""
-    with connection.cursor(row_factory=class_row(LedgerLine)) as cursor:
+    with connection.cursor(row_factory=file_row(LedgerLine)) as cursor:
         return cursor.execute(_REJECTED, {"flow": flow}).fetchall()
 
 
@@ -94,21 +94,21 @@ select status from tidegate.inbound_file where sha256 = %s and flow = %s and nam
 """
 
 
-def status_of(connection: Connection, flow: str, name: str, sha256: bytes) -> str | None:
+def status_of(connection: Connection, flow: str, name: str, sha256: bytes) -> FileStatus | None:
     """What became of a file with this name and content, `None` before there is a line of it."""
     found = connection.execute(_STATUS_OF, [sha256, flow, name]).fetchone()
-    return str(found[0]) if found else None
+    return FileStatus(found[0]) if found else None
 
 
-_WAS_REJECTED = statement("""
+_HAD_REJECTIONS = statement("""
 select exists (select from tidegate.inbound_file
                where sha256 = %s and flow = %s and status in ({rejected}, {partial}))
 """)
 
 
-def was_rejected(connection: Connection, flow: str, sha256: bytes) -> bool:
+def had_rejections(connection: Connection, flow: str, sha256: bytes) -> bool:
     """Whether a file with just this content was rejected before, wholly or in part."""
-    (found,) = connection.execute(_WAS_REJECTED, [sha256, flow]).fetchone() or (False,)
+    (found,) = connection.execute(_HAD_REJECTIONS, [sha256, flow]).fetchone() or (False,)
     return bool(found)
 
 

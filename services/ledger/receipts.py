@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.rows import class_row, dict_row
 
 from models.errors import TidegateError
+from models.ledger import WAITING
 from services.ledger.locks import try_lock_key
 from services.ledger.statements import statement
 
@@ -78,8 +79,9 @@ def issue(
 
 
 # A file that a crash left in the input folder, or that `retry` put back, has several lines.
-_STATUS = statement("""
-select r.id, r.flow, r.name, r.bytes, r.received_at, coalesce(f.status, 'waiting') as status, f.id as ledger_id,
+_STATUS = statement(
+    """
+select r.id, r.flow, r.name, r.bytes, r.received_at, coalesce(f.status, {waiting}) as status, f.id as ledger_id,
     f.loaded_at, f.records, f.inserted, f.updated, f.unchanged, f.stale, f.rejected, f.duplicate_of, f.error
 from tidegate.receipt r
 left join lateral (
@@ -88,7 +90,9 @@ left join lateral (
     order by f.status = {duplicate}, f.id desc limit 1
 ) f on true
 where r.id = %s
-""")
+""",
+    waiting=sql.Literal(WAITING),
+)
 
 _ERRORS = """
 select position as record, pointer, line, "column", value, reason

@@ -7,9 +7,6 @@ from models.flow import Flow
 from models.ledger import OutboundStatus
 from services.ledger.statements import statement, transition
 
-# in
-
-
 _RELOAD = statement("""
 update tidegate.inbound_file set reload = true
 where flow = %s and sha256 = %s and status in {in_table} and superseded_by is null
@@ -50,9 +47,6 @@ def reload_file(connection: Connection, file_id: int) -> None:
 def set_place(connection: Connection, file_id: int, place: str | None) -> None:
     """Where a rejected file is kept; None for one that is put back."""
     connection.execute("update tidegate.inbound_file set filed_as = %s where id = %s", [place, file_id])
-
-
-# out
 
 
 def release_quarantined(connection: Connection, flow: Flow) -> int:

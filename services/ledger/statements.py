@@ -1,11 +1,15 @@
-"""Statements as text, with the ledger's states filled in from their one table."""
+"""Statements as text, with the ledger's states filled in from their one table; and rows, with their states read."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from typing import Any, TypeVar
 
 from psycopg import sql
+from psycopg.rows import BaseRowFactory, kwargs_row
 
 from models.ledger import IN_TABLE, OUTBOUND_TRANSITIONS, FileStatus, OutboundStatus
+
+T = TypeVar("T")
 
 
 def _listed(states: Iterable[StrEnum]) -> sql.Composable:
@@ -22,6 +26,15 @@ STATES: dict[str, sql.Composable] = {
 def statement(text: str, **parts: sql.Composable) -> bytes:
     """The statement with states and parts in the place of their names in braces."""
     return sql.SQL(text).format(**STATES, **parts).as_bytes(None)
+
+
+def file_row(kind: Callable[..., T]) -> BaseRowFactory[T]:
+    """Makes what is asked of inbound files, by the names of its columns, with `status` as one of the states."""
+
+    def made(status: str, **others: Any) -> T:
+        return kind(status=FileStatus(status), **others)
+
+    return kwargs_row(made)
 
 
 def transition(text: str, source: OutboundStatus, target: OutboundStatus, **parts: sql.Composable) -> bytes:

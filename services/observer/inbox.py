@@ -100,6 +100,10 @@ class Inbox:
         """Whether the inbox's thread is at work."""
         return self._thread.is_alive()
 
+    def __contains__(self, path: Path) -> bool:
+        """Whether it is known: handed out, or waiting to be."""
+        return str(path) in self._paths
+
     def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
         found = self._paths.take(limit, timeout)

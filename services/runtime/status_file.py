@@ -7,13 +7,13 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from models.errors import TidegateError
 from services import trust
@@ -202,27 +202,31 @@ def _dump(state: DaemonState) -> str:
     return json.dumps(dataclasses.asdict(state), default=str, ensure_ascii=True)
 
 
+_Told = TypeVar("_Told", DaemonState, JobState, Fault)
+
+_READ: Mapping[type, Mapping[str, Callable[[Any], Any]]] = {
+    Fault: {"since": datetime.fromisoformat, "phase": Phase},
+    JobState: {"since": datetime.fromisoformat, "phase": JobPhase},
+    DaemonState: {
+        "started_at": datetime.fromisoformat,
+        "updated_at": datetime.fromisoformat,
+        "state": Phase,
+        "input_dir": Path,
+        "fault": lambda fault: fault and _told(Fault, fault),
+        "resting": lambda faults: {flow: _told(Fault, fault) for flow, fault in faults.items()},
+        "waiting": lambda files: tuple((name, reason) for name, reason in files),
+        "connectors": lambda jobs: tuple(_told(JobState, job) for job in jobs),
+    },
+}
+"""The fields that JSON has otherwise than we do."""
+
+
 def _load(text: str) -> DaemonState:
-    raw = json.loads(text)
-    return DaemonState(
-        pid=raw["pid"],
-        node=raw["node"],
-        started_at=datetime.fromisoformat(raw["started_at"]),
-        updated_at=datetime.fromisoformat(raw["updated_at"]),
-        state=Phase(raw["state"]),
-        input_dir=Path(raw["input_dir"]),
-        fault=raw["fault"] and _fault(raw["fault"]),
-        resting={flow: _fault(fault) for flow, fault in raw["resting"].items()},
-        outbound=raw["outbound"],
-        waiting=tuple((name, reason) for name, reason in raw["waiting"]),
-        crowds=raw["crowds"],
-        counters=raw["counters"],
-        connectors=tuple(
-            JobState(**job | {"phase": JobPhase(job["phase"]), "since": datetime.fromisoformat(job["since"])})
-            for job in raw["connectors"]
-        ),
-    )
+    return _told(DaemonState, json.loads(text))
 
 
-def _fault(raw: Mapping[str, str]) -> Fault:
-    return Fault(raw["text"], raw["hint"], datetime.fromisoformat(raw["since"]), Phase(raw["phase"]))
+def _told(kind: type[_Told], raw: Mapping[str, Any]) -> _Told:
+    """What a daemon wrote, perhaps one of another release: a field that came later needs a default."""
+    known = [each.name for each in dataclasses.fields(kind) if each.name in raw]
+    read = _READ[kind]
+    return kind(**{name: read[name](raw[name]) if name in read else raw[name] for name in known})

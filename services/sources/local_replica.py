@@ -16,6 +16,7 @@ from psycopg import Connection, sql
 
 from models.connector import JsonObject, RestMaster
 from models.flow import Flow
+from models.ledger import FileStatus
 from services.files.directory import Folder
 from services.ledger import queries, replay
 from services.sources.arrival import arrive
@@ -79,9 +80,9 @@ class LocalReplica:
         # Escaped, or half a surrogate pair could not be written: the loader rejects it with its place.
         return json.dumps({self._flow.envelope: objects}).encode()
 
-    def was_rejected(self, connection: Connection, content: bytes) -> bool:
+    def had_rejections(self, connection: Connection, content: bytes) -> bool:
         """Whether a file with just this content was rejected before, wholly or in part."""
-        return queries.was_rejected(connection, self._flow.name, hashlib.sha256(content).digest())
+        return queries.had_rejections(connection, self._flow.name, hashlib.sha256(content).digest())
 
     def place(self, connection: Connection, what: str, content: bytes) -> PlacedFile:
         """Put a file into the input folder; `what` begins its name. Raises RetryLater."""
@@ -92,6 +93,6 @@ class LocalReplica:
         logger.bind(flow=self._flow.name, file=path.name).info("{}: {} bytes to load", path.name, len(content))
         return PlacedFile(path.name, digest)
 
-    def became(self, connection: Connection, placed: PlacedFile) -> str | None:
+    def became(self, connection: Connection, placed: PlacedFile) -> FileStatus | None:
         """What became of a file: the status of its line in the ledger, `None` before there is one."""
         return queries.status_of(connection, self._flow.name, placed.name, placed.sha256)

@@ -17,6 +17,7 @@ from psycopg import Connection
 from models.connector import FullSync, JsonObject, MasterWrite, RestMaster
 from models.errors import RefusedByPartner, RetryLater, TidegateError
 from models.flow import Flow
+from models.ledger import UNCHANGED, WAITING, FileStatus, LocalStatus
 from services.db import sqlstate
 from services.db.engine import Connect
 from services.ledger import cursors, locks
@@ -55,7 +56,7 @@ class Master:
     @asynccontextmanager
     async def _looking(self, connection: Connection) -> AsyncIterator[None]:
         """One look at a time, of this daemon and of the others on this database."""
-        async with self._lock, locks.alone(connection, self._look_name):
+        async with self._lock, locks.wait_for_turn(connection, self._look_name):
             yield
 
     # from there
@@ -64,7 +65,7 @@ class Master:
         """Look for what changed, again and again."""
         async with self._api.session() as session:
             while True:
-                async with locks.held(self._connect, self.name) as connection:
+                async with locks.try_connector(self._connect, self.name) as connection:
                     if connection is None:
                         tell("another daemon looks for changes")
                     else:
@@ -75,7 +76,7 @@ class Master:
     async def full_syncs(self, tell: Tell) -> float:
         """A full sync when one is due; the seconds until the next."""
         every = self._source.full_sync_seconds
-        async with locks.held(self._connect, self._sync_name) as connection:
+        async with locks.try_connector(self._connect, self._sync_name) as connection:
             if connection is None:
                 tell("another daemon does the full sync")
                 return every
@@ -162,7 +163,7 @@ class Master:
     async def _place_missed(self, connection: Connection, news: Sequence[JsonObject]) -> int:
         """Place objects that are missing here; not those that are missing because they were rejected."""
         content = self._replica.envelope(news)
-        if not news or await in_thread(self._replica.was_rejected, connection, content):
+        if not news or await in_thread(self._replica.had_rejections, connection, content):
             return 0
         await in_thread(self._replica.place, connection, f"{self._source.resource}-missed", content)
         return len(news)
@@ -223,22 +224,22 @@ class Master:
         """
         found: JsonObject | None = None
         placed: PlacedFile | None = None
-        local = "waiting"
+        local: LocalStatus = WAITING
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 with sqlstate.translated(), ExitStack() as stack:
                     async with self._lock:  # before connecting: many may wait for it
                         connection = await in_thread(lambda: stack.enter_context(self._connect()))
-                        async with locks.alone(connection, self._look_name):
+                        async with locks.wait_for_turn(connection, self._look_name):
                             found = await session.get(number)
                             placed = await self._place_found(connection, number, found)
-                    local = await self._loaded(connection, placed) if placed else "unchanged"
+                    local = await self._loaded(connection, placed) if placed else UNCHANGED
         except TimeoutError:
             pass  # it follows
         except TidegateError as error:
             logger.warning("{}: {} is written there and not yet here: {}", self.name, number, error)
-            return MasterWrite(number, found or answered, "waiting")
-        if local in ("waiting", "rejected"):
+            return MasterWrite(number, found or answered, WAITING)
+        if local in (WAITING, FileStatus.REJECTED):
             file = placed.name if placed else "to come"
             logger.warning("{}: {} is written there, and here its file ({}) is {}", self.name, number, file, local)
         return MasterWrite(number, found or answered, local)
@@ -249,7 +250,7 @@ class Master:
         what, content = f"{self._source.resource}-written", self._replica.envelope([found])
         return await in_thread(self._replica.place, connection, what, content)
 
-    async def _loaded(self, connection: Connection, placed: PlacedFile) -> str:
+    async def _loaded(self, connection: Connection, placed: PlacedFile) -> FileStatus:
         pause = 0.02
         while (status := await in_thread(self._replica.became, connection, placed)) is None:
             await asyncio.sleep(pause)

@@ -19,11 +19,8 @@ from services.ledger import cursors, locks, replay
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.sources.arrival import arrive
 from services.transport import http
-from services.transport.backoff import Backoff, Retries
+from services.transport.backoff import source_requests
 from settings import Settings
-
-LONGEST_WAIT_SECONDS = 30.0
-"""A partner that wants us to come back later than that has the whole poll wait, not a request."""
 
 KNOWN_PAGES = 1000
 """So many pages of a poll are remembered by their digest."""
@@ -43,8 +40,7 @@ class RestPoller:
         self._address = settings.text(source.address)
         self._token = settings.secret(source.token) if source.token else None
         self._interval_seconds = float(settings.text(source.interval))
-        backoff = Backoff(source.pause_seconds, LONGEST_WAIT_SECONDS)
-        self._retries = Retries(source.tries, backoff, patience_seconds=LONGEST_WAIT_SECONDS)
+        self._retries = source_requests(source.tries, source.pause_seconds)
         self._connect = connect
 
     @property
@@ -57,7 +53,7 @@ class RestPoller:
 
     async def poll(self, tell: Tell) -> float:
         """One poll; the seconds until the next."""
-        async with locks.held(self._connect, self.name) as connection:
+        async with locks.try_connector(self._connect, self.name) as connection:
             if connection is None:
                 tell("another daemon polls")
             else:

@@ -78,7 +78,7 @@ class SftpFetcher:
 
     async def poll(self, tell: Tell) -> float:
         """Fetch what is there; the seconds until the next look."""
-        async with locks.held(self._connect, self.name) as connection:
+        async with locks.try_connector(self._connect, self.name) as connection:
             if connection is None:
                 tell("another daemon polls")
                 return self._interval_seconds

@@ -1,4 +1,4 @@
-"""The one policy of trying again: after how long, with jitter, and for requests how often; every delay stands here."""
+"""The one policy of trying again: after how long, with jitter, for requests how often; the delays at the end."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -65,7 +65,10 @@ class Retries:
 
 
 INBOUND = Backoff(first_seconds=0.2, longest_seconds=5.0)
-"""A flow's files that cannot be loaded now. A file that is itself the reason is tried again after the longest."""
+"""A flow's files that cannot be loaded now; a file that is itself the reason is tried again after the longest.
+
+`ingest` takes the first, for as long as another process loads files of the flow.
+"""
 
 OUTBOUND = Backoff(first_seconds=0.5, longest_seconds=30.0)
 """A flow's outbound files that cannot be written now."""
@@ -75,6 +78,12 @@ CONNECTOR = Backoff(first_seconds=0.5, longest_seconds=60.0)
 
 MASTER_REQUESTS = Retries(tries=4, backoff=Backoff(first_seconds=0.5, longest_seconds=10.0), patience_seconds=10.0)
 """Requests to a master: each may be repeated, reads and deletes anyway, writes by what the declaration names."""
+
+
+def source_requests(tries: int, first_seconds: float) -> Retries:
+    """Requests to a partner that is polled, as its flow declares them."""
+    return Retries(tries, Backoff(first_seconds, longest_seconds=30.0), patience_seconds=30.0)
+
 
 WATCH = Backoff(first_seconds=1.0, longest_seconds=60.0)
 """The observer's watch on folders, when the system does not give it."""

@@ -1,8 +1,10 @@
 """`ingest`: what it prints, where, and how it exits."""
 
+import gzip
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -158,6 +160,18 @@ def test_a_progress_bar_is_shown_on_a_terminal_only(site: Site, tmp_path: Path) 
     piped = site.call("ingest", str(many))
     assert "━" not in piped.stdout + piped.stderr
     assert piped.stderr == ""
+
+
+def test_the_progress_bar_ends_where_it_should(site: Site, tmp_path: Path) -> None:
+    """A packed file counts as it lies there, and one that is loaded a second time only once."""
+    records = [report(str(n)) for n in range(30_000)]
+    (tmp_path / "vehicle_status_1.json.gz").write_bytes(gzip.compress(json.dumps(records).encode()))
+    write(tmp_path / "vehicle_status_2.json", [report("a")])
+    write(tmp_path / "vehicle_status_3.json", [report("b"), {"vehicle_id": 1}])
+    (tmp_path / "vehicle_status_4.json").write_text("[{")
+    shown = re.findall(r"([\d.]+)/([\d.]+) (?:bytes|[kM]B)", on_a_terminal(site, "ingest", str(tmp_path)))
+    assert all(float(done) <= float(total) for done, total in shown)
+    assert shown[-1][0] == shown[-1][1]
 
 
 def test_a_reader_that_leaves_early_sees_no_traceback(site: Site, samples: Path) -> None:

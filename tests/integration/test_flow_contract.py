@@ -168,7 +168,7 @@ def test_its_table_has_the_declared_primary_key(flow: Flow, engine: Engine) -> N
 
 @every_sample
 def test_its_sample_belongs_to_this_flow_alone(path: Path) -> None:
-    assert routing.by_content(path.name, content(path)[: routing.PEEK_BYTES], FLOWS).name == path.parent.name
+    assert routing.by_content(path.name, content(path)[: routing.FLOW_PEEK_BYTES], FLOWS).name == path.parent.name
 
 
 def dropped(site: Site) -> Iterator[Path]:

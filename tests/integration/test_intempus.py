@@ -457,7 +457,7 @@ def test_a_write_waits_for_no_look_of_any_daemon(
 
     monkeypatch.setattr(Master, "_listed", slow)
     monkeypatch.setattr(master_module, "LOAD_SECONDS", 0.5)
-    monkeypatch.setattr(databases, "_LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 0.2)
     second = Site(configured(site, intempus).settings.model_copy(update={"api_port": free_port()}))
     with syncing(site) as one, syncing(second) as other:
         try:

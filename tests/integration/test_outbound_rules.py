@@ -23,7 +23,7 @@ from models.outbound import Form, Row
 from services.db import engine as databases
 from services.files import durable
 from services.files.directory import Directory, Entry, Folder
-from services.ledger.locks import only_writer
+from services.ledger.locks import try_writer
 from tests.support.disks import read_only, small_disk
 from tests.support.flow_files import flow_files
 from tests.support.sites import Site, running
@@ -342,7 +342,7 @@ def test_a_fault_of_one_flow_is_told_and_holds_up_no_other(live: Site) -> None:
 def test_a_row_locked_by_hand_does_not_keep_the_daemon_from_leaving(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "_LOCK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 0.5)
     site.call("ingest", "--flow", "vehicle_status", str(site.drop("v.json", REPORT, flow="vehicle_status")))
     with psycopg.connect(site.url) as other:
         other.execute("select * from vehicles_status for update")
@@ -482,7 +482,7 @@ def test_the_total_of_an_order_with_a_price_left_open_is_the_partners(site: Site
 
 
 def test_emit_says_when_another_process_is_at_it(site: Site) -> None:
-    with psycopg.connect(site.url, autocommit=True) as other, only_writer(other, "work_orders"):
+    with psycopg.connect(site.url, autocommit=True) as other, try_writer(other, "work_orders"):
         done = site.call("emit", "--flow", "work_orders")
         assert "another process is writing files of work_orders" in done.stderr
         assert "nothing has to go out" not in done.stdout

@@ -106,7 +106,8 @@ def test_a_table_of_the_ledger_that_was_changed_stops_the_start(site: Site) -> N
     site.execute("alter table tidegate.inbound_file drop column drift")
     assert site.fork("run", expect=2).splitlines()[-1] == (
         "table tidegate.inbound_file no longer fits its declaration: column drift (jsonb) is missing in the database "
-        "(only migrations change Tidegate's own tables: undo what else did)"
+        "(undo what changed Tidegate's own tables; if you changed models/ledger.py: "
+        'python main.py db revision "what changed", then python main.py db upgrade)'
     )
 
 
@@ -131,7 +132,7 @@ def test_the_tables_of_the_ledger_are_compared(change: str, differs: str, engine
     with pytest.raises(StopDaemon) as caught:
         schema.prepare(engine, {})
     assert differs in caught.value.reason
-    assert "only migrations" in caught.value.hint
+    assert "Tidegate's own tables" in caught.value.hint
 
 
 def test_every_type_of_column_fits_its_own_table(empty: Engine) -> None:

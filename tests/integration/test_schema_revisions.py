@@ -6,12 +6,22 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from alembic import command
-from sqlalchemy import Engine, Integer, text
+from sqlalchemy import Engine, Index, Integer, text
 from sqlalchemy.orm import mapped_column
 
 from models.errors import StopDaemon
+from models.ledger import SCHEMA
+from models.tables import Base
 from services.db import schema
 from tests.support.things import after, before, code, columns, sending, things
+
+FILES = Base.metadata.tables[f"{SCHEMA}.inbound_file"]
+
+
+def indexes(engine: Engine) -> dict[str | None, list[str | None]]:
+    """The columns of each index of the ledger's files."""
+    found = sqlalchemy.inspect(engine).get_indexes(FILES.name, schema=SCHEMA)
+    return {index["name"]: index["column_names"] for index in found}
 
 
 @pytest.fixture
@@ -99,3 +109,32 @@ def test_migration_that_does_not_suit_the_rows_stops_with_a_hint(empty: Engine, 
     with pytest.raises(StopDaemon, match="contains null values") as caught:
         schema.prepare(empty, changed, versions=versions)
     assert "server_default" in caught.value.hint
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> set[Index]:
+    """The indexes of the ledger's files as they are declared, to be changed for one test."""
+    monkeypatch.setattr(FILES, "indexes", FILES.indexes.copy())
+    return FILES.indexes
+
+
+def test_an_index_of_the_ledger_is_built_at_the_start_and_by_no_migration(
+    empty: Engine, versions: Path, declared: set[Index]
+) -> None:
+    """A migration would lock the ledger until it is there."""
+    schema.prepare(empty, things(code=code()), versions=versions)
+    declared.add(Index("inbound_file_by_node", FILES.c.node))
+    assert schema.revision(empty, things(code=code()), "Nothing", versions=versions) is None
+    schema.prepare(empty, things(code=code()), versions=versions)
+    assert indexes(empty)["inbound_file_by_node"] == ["node"]
+
+
+def test_a_changed_index_of_the_ledger_is_dropped_by_a_migration_and_built_at_the_start(
+    empty: Engine, versions: Path, declared: set[Index]
+) -> None:
+    schema.prepare(empty, things(code=code()), versions=versions)
+    declared.remove(next(index for index in declared if index.name == "inbound_file_recent"))
+    declared.add(Index("inbound_file_recent", FILES.c.id))
+    assert schema.revision(empty, things(code=code()), "Recent", versions=versions) is not None
+    schema.prepare(empty, things(code=code()), versions=versions)
+    assert indexes(empty)["inbound_file_recent"] == ["id"]

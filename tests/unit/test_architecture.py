@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from models.ledger import SCHEMA
+from models.ledger import FILE_TRANSITIONS, SCHEMA
 from models.tables import Base
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +194,16 @@ def test_only_the_ledger_speaks_sql_on_its_tables() -> None:
     allowed = ("services/ledger/", f"{HISTORY}/", "services/db/triggers.py", "models/ledger.py")
     found = {name: ON_LEDGER.findall(code(path)) for name, path in product().items() if not name.startswith(allowed)}
     assert {name: statements for name, statements in found.items() if statements} == {}
+
+
+SETS_STATUS = re.compile(r"update\s+tidegate\.(\w+)[^\"]*?\bset\b[^\"]*?\bstatus\s*=\s*(\S+?)[,\s]")
+
+
+def test_states_change_only_by_the_table_of_transitions() -> None:
+    """An inbound file's never do; an outbound file's by `transition`, which fills in a target that the table has."""
+    assert not any(FILE_TRANSITIONS.values())
+    changes = [found for path in room("services/ledger") for found in SETS_STATUS.findall(path.read_text())]
+    assert set(changes) == {("outbound_file", "{target}")}
 
 
 def test_sql_on_the_ledger_is_seen_where_it_stands() -> None:

@@ -1,5 +1,6 @@
 """What running daemons say of themselves."""
 
+import json
 import os
 import signal
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import TidegateError
-from services.runtime.status_file import Fault, Phase, publish, running
+from services.runtime.status_file import Fault, JobPhase, JobState, Phase, publish, running
 
 _DAEMON = """
 import sys
@@ -62,6 +63,21 @@ def test_a_daemon_tells_how_it_is_until_it_ends(tmp_path: Path) -> None:
         assert (state.state, state.fault) == (Phase.WATCHING, None)
     assert running(tmp_path) == []
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_daemon_of_another_release_is_understood(tmp_path: Path) -> None:
+    """`status` is run from the new release while the old daemon still runs, or the other way round."""
+    job = JobState("orders/erp", JobPhase.RUNNING, "delivers", "", datetime.now(UTC), 0)
+    with publish(tmp_path, node="here", input_dir=tmp_path) as daemon:
+        daemon.update(connectors=(job,), counters={"loaded": 3})
+        (file,) = (tmp_path / "run").glob("*.json")
+        told = json.loads(file.read_text())
+        del told["counters"], told["waiting"], told["fault"]
+        told["later"] = told["connectors"][0]["later"] = "unknown here"
+        file.write_text(json.dumps(told))
+        (state,) = running(tmp_path)
+    assert (state.node, state.connectors) == ("here", (job,))
+    assert (state.counters, state.waiting, state.fault) == ({}, (), None)
 
 
 def test_only_the_owner_may_read_it(tmp_path: Path) -> None:

@@ -100,6 +100,10 @@ class Batch(Protocol):
         """What to say of a file of which nothing is a record's, `known` being a record's fields; else None."""
 
 
+GZIP_SUFFIX = ".gz"
+"""How the name of a packed file ends, behind the suffix of its format."""
+
+
 class RecordForm(Protocol):
     """How a sender writes records down, so that rejected ones come back ready to be mended and dropped again.
 

@@ -1,6 +1,6 @@
 """Which format a file is in: the one list of all that are known."""
 
-from file_processing.inbound.formats.base import Format
+from file_processing.inbound.formats.base import GZIP_SUFFIX, Format
 from file_processing.inbound.formats.edi.format import EDIFACT, X12
 from file_processing.inbound.formats.json import JsonFormat
 from file_processing.inbound.formats.json_lines import JsonLinesFormat
@@ -8,8 +8,6 @@ from models.flow import Flow
 
 FORMATS: tuple[Format, ...] = (EDIFACT, X12, JsonLinesFormat(), JsonFormat())
 """The first that recognises a file has it; the last recognises any."""
-
-GZIP_SUFFIX = ".gz"
 
 
 def plain_name(name: str) -> str:

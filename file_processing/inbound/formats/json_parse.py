@@ -62,7 +62,7 @@ _AT = re.compile(r"(?P<what>.*) at line (?P<line>\d+) column (?P<column>\d+)", r
 _SURROGATE = r"half of a surrogate pair (\ud800 to \udfff) stands alone in a string"
 
 # The parser's words to ours, and what the sender can do. The first that fits counts.
-_PLAIN_WORDS = (
+_PARSER_WORDS = (
     ("trailing characters", "more text follows after the end of the JSON: a second document?",
      "send a list, or one document per line in a .jsonl file"),
     ("recursion limit exceeded", "the JSON is nested deeper than 200 levels", "send flat records"),
@@ -92,7 +92,7 @@ def _malformed(message: str, data: bytes, place: Place, prefix: int) -> RejectFi
 
 
 def _in_plain_words(what: str, found: bytes) -> tuple[str, str]:
-    for sign, reason, hint in _PLAIN_WORDS:
+    for sign, reason, hint in _PARSER_WORDS:
         if what.startswith(sign):
             return reason, hint
     if what.startswith("Detected duplicate key "):

@@ -113,7 +113,13 @@ class Settings(BaseSettings):
         ge=0,
         description="With fewer bytes free on the disk of a folder above nothing is taken in; 0 takes always.",
     )
-    workers: int = Field(2, ge=1, le=64, description="How many flows load at the same time, 1 to 64.")
+    workers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="How many flows load at the same time, 1 to 64; a further worker keeps small files from waiting "
+        "for long ones.",
+    )
 
     api_host: str = Field("127.0.0.1", description="Where the HTTP API listens.")
     api_port: int = Field(

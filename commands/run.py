@@ -51,6 +51,7 @@ def run() -> None:
         Daemon(
             inbox=Inbox(
                 settings.input_dir.resolve(),
+                folders=list(flows),
                 observer_kind=settings.observer,
                 rescan_seconds=settings.rescan_seconds,
                 settle_seconds=settings.settle_seconds,

@@ -120,8 +120,12 @@ def show_daemon(daemon: DaemonState) -> None:
         out.print(f"          outbound files of {name} wait: {reason}", style="red")
     for name, reason in daemon.waiting[:SHOWN_WAITING]:
         out.print(f"          waits: {printable(name)}: {reason}")
-    if len(daemon.waiting) > SHOWN_WAITING:
-        out.print(f"          and {len(daemon.waiting) - SHOWN_WAITING} more wait")
+    more = max(len(daemon.waiting), daemon.counters.get("waiting", 0)) - SHOWN_WAITING
+    if more > 0:
+        out.print(f"          and {more} more wait")
+    for folder, count in daemon.crowds.items():
+        known = f"very many files wait in {printable(folder)}, {count} are known"
+        out.print(f"          {known}; files of other folders pass them", style="red")
     for job in daemon.connectors:
         show_connector(job)
 

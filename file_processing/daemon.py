@@ -2,13 +2,10 @@
 
 import dataclasses
 import itertools
-import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from file_processing.inbound.intake import GROUP_FILES, Wait
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.inbound.routing import DroppedFile, RoutedFile
 from file_processing.outbound.worker import Writer
+from file_processing.queues import Queue, Queues, Turn
 from models.errors import FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.files.room import NoRoom
 from services.ledger.locks import FlowBusy
@@ -34,35 +32,11 @@ from services.transport.backoff import INBOUND
 TAKE_SECONDS = 0.5
 """The longest the loop sleeps: so late, at most, it notices a signal."""
 
-BUSY_TAKE_SECONDS = 0.05
-"""The same while files wait for their queue to be free."""
-
 TELL_SECONDS = 0.25
 """How often, at most, `status` is told how it goes: looking at all that waits takes time in a burst."""
 
 SHOWN_WAITING = 100
 """So many waiting files `status` names; it counts the others in the folder itself."""
-
-
-@dataclass(slots=True)
-class _Queue:
-    """The files of one flow, loaded one group after another: a flow's files keep their order.
-
-    to_recover: what a crash or a fault left half-done is still to be finished.
-    fault: why its files wait; then it rests until `resume_at`, after so many failures in a row.
-    """
-
-    flow: str | None
-    files: deque[RoutedFile] = field(default_factory=deque)
-    running: Future[None] | None = None
-    to_recover: bool = True
-    fault: Fault | None = None
-    failures: int = 0
-    resume_at: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return self.flow or "no flow"
 
 
 class Daemon:
@@ -87,9 +61,10 @@ class Daemon:
         self._publisher = publisher
         self._recover = recover
         self._stopping = stopping
-        self._queues = {flow: _Queue(flow) for flow in pipeline.flows}
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
-        self._warned: dict[Path, str] = {}
+        self._queues = Queues(pipeline.flows, workers)
+        self._workers = workers + 1  # see Queues
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="loader")
+        self._loaders: list[Future[None]] = []
         self._stop_reason: StopDaemon | None = None
         self._ping_at = 0.0
         self._tell_at = 0.0
@@ -99,104 +74,95 @@ class Daemon:
         self._inbox.start()
         self._writer.start()
         self._connectors.start()
+        self._loaders = [self._pool.submit(self._load_in_turns) for _ in range(self._workers)]
         try:
             while not self._stopping.is_set():
-                self._start_queues()
                 self._tell()
-                for found in self._inbox.take(GROUP_FILES, self._patience()):
-                    self._enqueue(found)
+                self._queues.add(self._routed(self._inbox.take(GROUP_FILES, TAKE_SECONDS)))
         finally:
             self._stopping.set()
             self._publish(state=Phase.STOPPING)
             systemd.notify("STOPPING=1")
             self._connectors.stop()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._queues.close()
+            self._pool.shutdown(wait=True)
             self._writer.join()
             self._inbox.stop()
         if self._stop_reason is not None:
             raise self._stop_reason
 
-    def _enqueue(self, found: FoundFile) -> None:
-        try:
-            routed = self._pipeline.router.route(found)
-        except FileGone:
-            self._inbox.done([found.path])
-        except RetryLater as error:
-            self._postpone(found, Wait.of(error))
-        else:
-            self._queues[routed.flow].files.append(routed)
+    def _routed(self, files: Iterable[FoundFile]) -> list[RoutedFile]:
+        routed: list[RoutedFile] = []
+        for found in files:
+            try:
+                routed.append(self._pipeline.router.route(found))
+            except FileGone:
+                self._inbox.done([found.path])
+            except RetryLater as error:
+                self._postpone(found, Wait.of(error))
+        return routed
 
-    def _start_queues(self) -> None:
-        now = time.monotonic()
-        for queue in self._queues.values():
-            if queue.running is not None and queue.running.done():
-                queue.running.result()
-                queue.running = None
-            if queue.running is None and (queue.files or queue.to_recover) and now >= queue.resume_at:
-                queue.running = self._pool.submit(self._drain, queue)
+    def _load_in_turns(self) -> None:
+        while not self._stopping.is_set() and (turn := self._queues.next_turn()) is not None:
+            left = list(turn.files)
+            try:
+                left = self._serve(turn)
+            finally:
+                self._queues.over(turn, left)
 
-    def _patience(self) -> float:
-        """For how long to wait for files: until some queue wants to be started."""
-        waiting = [queue for queue in self._queues.values() if queue.files or queue.to_recover]
-        if any(queue.running for queue in waiting):
-            return BUSY_TAKE_SECONDS
-        resume_at = min((queue.resume_at for queue in waiting), default=math.inf)
-        return min(max(resume_at - time.monotonic(), 0), TAKE_SECONDS)
+    def _serve(self, turn: Turn) -> list[RoutedFile]:
+        """Do what a turn is for; gives back its files that are not done.
 
-    def _drain(self, queue: _Queue) -> None:
-        """Load what waits in a queue. Raises nothing but StopDaemon: all else is told and tried again."""
+        Raises nothing but our own mistakes: all else is told and tried again, or ends the daemon.
+        """
+        queue, left = turn.queue, {routed.dropped.path: routed for routed in turn.files}
         try:
             if queue.to_recover:
                 self._pipeline.recover(queue.flow)
                 queue.to_recover = False
-            while queue.files and not self._stopping.is_set():
-                self._load_some(queue)
-                self._works(queue)
+            self._load(turn, left)
         except StopDaemon as error:
             self._stop(error)
         except RetryLater as error:
             self._back_off(queue, error)
         else:
             self._works(queue)
+        return list(left.values())
 
-    def _load_some(self, queue: _Queue) -> None:
-        """Load the next files of a queue; what is not done when the database fails goes back to its head."""
-        files = [queue.files.popleft() for _ in range(min(len(queue.files), GROUP_FILES))]
-        left = {routed.dropped.path: routed for routed in files}
+    def _load(self, turn: Turn, left: dict[Path, RoutedFile]) -> None:
+        """Load the files of a turn, each of which leaves `left` then."""
         try:
-            for result in self._pipeline.handle(queue.flow, files):
+            for result in self._pipeline.handle(turn.queue.flow, turn.files):
                 del left[result.dropped.path]
                 self._settle(result)
         except TidegateError:
-            queue.files.extendleft(reversed(left.values()))
             raise
         except Exception as error:  # noqa: BLE001  # a mistake of ours must not end the daemon, nor hold up others
-            logger.opt(exception=error).error("flow {}: unexpected, trying again", queue.name)
+            logger.opt(exception=error).error("flow {}: unexpected, trying again", turn.queue.name)
             for routed in left.values():
                 self._postpone(routed.dropped, Wait(f"{type(error).__name__}: {error}"))
+            left.clear()
 
     def _settle(self, result: FileResult) -> None:
         path = result.dropped.path
         if result.wait is None:
-            self._warned.pop(path, None)
             self._inbox.done([path])
         else:
             self._postpone(result.dropped, result.wait)
 
     def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
         """Leave a file that itself is the reason where it is; say why, once, unless it is only still written."""
-        if wait.seconds is not None:
-            logger.debug("{} waits: {}", printable(dropped.relative), wait)
-        elif self._warned.get(dropped.path) != wait.reason and not self._stopping.is_set():
-            self._warned[dropped.path] = wait.reason
-            logger.warning("{} waits: {}", printable(dropped.relative), wait)
-        self._inbox.later([dropped.path], wait.seconds or INBOUND.longest_seconds)
+        is_news = self._inbox.later([dropped.path], wait.seconds or INBOUND.longest_seconds, str(wait))
+        if is_news and not self._stopping.is_set():
+            logger.log(
+                "WARNING" if wait.seconds is None else "DEBUG", "{} waits: {}", printable(dropped.relative), wait
+            )
 
     def _stop(self, reason: StopDaemon) -> None:
         self._stop_reason = reason
         self._stopping.set()
 
-    def _back_off(self, queue: _Queue, error: RetryLater) -> None:
+    def _back_off(self, queue: Queue, error: RetryLater) -> None:
         """The database or the flow is the reason: the queue rests, its files keep their order."""
         if self._stopping.is_set():
             return
@@ -218,7 +184,7 @@ class Daemon:
         except RetryLater as reason:
             logger.debug("not recovered yet: {}", reason)
 
-    def _works(self, queue: _Queue) -> None:
+    def _works(self, queue: Queue) -> None:
         fault, queue.fault, queue.failures = queue.fault, None, 0
         if fault is not None:
             seconds = (datetime.now(UTC) - fault.since).total_seconds()
@@ -226,18 +192,22 @@ class Daemon:
 
     def _faults(self) -> list[Fault]:
         """What keeps queues from working, the oldest first."""
-        return sorted((queue.fault for queue in self._queues.values() if queue.fault), key=lambda fault: fault.since)
+        return sorted((queue.fault for queue in self._queues if queue.fault), key=lambda fault: fault.since)
 
     def _tell(self) -> None:
         """Tell `status` and systemd how it goes."""
         if not self._inbox.is_alive():
             raise StopDaemon("the observer's thread has ended")
+        for loader in self._loaders:
+            if loader.done():
+                loader.result()
         now = time.monotonic()
         if now < self._tell_at:
             return
         self._tell_at = now + TELL_SECONDS
         fault = next((fault for fault in self._faults() if not fault.of_one_flow), None)
-        of_queues = {queue.name: queue.fault for queue in self._queues.values()}
+        of_queues = {queue.name: queue.fault for queue in self._queues}
+        status = dataclasses.asdict(self._inbox.status())
         self._publish(
             state=fault.phase if fault else Phase.WATCHING,
             fault=fault,
@@ -245,7 +215,8 @@ class Daemon:
             outbound=self._writer.faults(),
             connectors=self._connectors.states(),
             waiting=tuple(itertools.islice(self._waiting(), SHOWN_WAITING)),
-            counters={key: int(value) for key, value in dataclasses.asdict(self._inbox.status()).items()},
+            crowds=status.pop("crowds"),
+            counters={key: int(value) for key, value in status.items()},
         )
         if now >= self._ping_at:
             self._ping_at = now + (systemd.watchdog_interval_seconds() or INBOUND.longest_seconds)
@@ -253,9 +224,12 @@ class Daemon:
 
     def _waiting(self) -> Iterator[tuple[str, str]]:
         """The files that wait, each with the reason."""
-        for queue in self._queues.values():
+        for queue in self._queues:
             if queue.fault is not None:
-                yield from ((routed.dropped.relative, queue.fault.text) for routed in queue.files.copy())
+                yield from (
+                    (routed.dropped.relative, queue.fault.text)
+                    for routed in itertools.islice(queue.files.copy(), SHOWN_WAITING)
+                )
         yield from self._inbox.waiting()
 
     def _publish(self, **changes: Any) -> None:

@@ -124,7 +124,7 @@ def _take_in(
         known = (dropped, entry, source.read_state(sha256), stays, sha256)
         if rejection is not None:
             return InboundFile(*known, rejection=rejection)
-        long = is_long(entry.name, source.identity.bytes)
+        long = _is_long(entry.name, source.identity.bytes)
         if long:
             if not alone:
                 raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
@@ -140,8 +140,12 @@ def _unread(dropped: DroppedFile, entry: Entry, rejection: Rejection, *, stays: 
         raise FileGone("the file is no longer there") from error
 
 
-def is_long(name: str, size: int) -> bool:
-    """Whether a file is too large to be read at once."""
+def is_long(routed: RoutedFile) -> bool:
+    """Whether a file is too large to be read at once, as far as is known before it is opened."""
+    return _is_long(routed.dropped.path.name, routed.dropped.size)
+
+
+def _is_long(name: str, size: int) -> bool:
     return size > (SMALL_COMPRESSED_BYTES if open_file.is_compressed(name) else SMALL_BYTES)
 
 
@@ -151,7 +155,7 @@ def groups(files: Sequence[RoutedFile]) -> Iterator[list[RoutedFile]]:
     total = 0
     for routed in files:
         size = routed.dropped.size
-        alone = is_long(routed.dropped.path.name, size)
+        alone = is_long(routed)
         if group and (alone or len(group) == GROUP_FILES or total + size > GROUP_BYTES):
             yield group
             group, total = [], 0

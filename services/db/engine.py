@@ -23,7 +23,7 @@ Connect = Callable[[], psycopg.Connection]
 
 _SCHEME = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 _LOCK_WAIT_SECONDS = 5.0
-_SPARE_CONNECTIONS = 3  # beside the workers: the ledger, `LISTEN`, a look by `status`
+_SPARE_CONNECTIONS = 4  # beside the workers: one more for small files, the ledger, `LISTEN`, a look by `status`
 _CONNECT: dict[str, Any] = {
     "connect_timeout": 5,
     # A server that is gone without a word is noticed within a minute.

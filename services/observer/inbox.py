@@ -1,10 +1,11 @@
 """The inbox: one thread that turns hints and scans into complete files, handed out once each."""
 
-import heapq
+import math
 import os
+import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from loguru import logger
 from services.files.directory import OpenFolders
 from services.observer.completeness import Look, look
 from services.observer.hints import Hints
-from services.observer.paths import FoundFile, Paths, Stand
+from services.observer.lanes import Lane, Lanes, Stand
+from services.observer.paths import FoundFile, Paths
 from services.observer.scan import scan
 from services.observer.watch_supervisor import WatchSupervisor
 from settings import ObserverKind
@@ -21,13 +23,21 @@ from settings import ObserverKind
 POLL_SECONDS = 1.0
 _STUMBLE_SECONDS = 1.0
 _BURST_SECONDS = 0.001
-# Waking the loader for each single file would cost more than finding it.
+# Waking the loader for each single file would cost more than finding it; and no folder keeps the others
+# waiting for longer than a look at so many of its files takes.
 _BATCH = 128
+_LISTING_SHARE = 5
+"""Between two scans of everything lies so many times what one takes."""
+CROWD_SECONDS = 10.0
+"""Very many files that wait in a folder for longer than this are told of."""
 
 
 @dataclass(frozen=True, slots=True)
 class InboxStatus:
-    """What the inbox holds and what it has lived through."""
+    """What the inbox holds and what it has lived through.
+
+    crowds: the folders in which very many files wait, with how many are known to.
+    """
 
     watching: bool
     waiting: int
@@ -38,19 +48,22 @@ class InboxStatus:
     scans: int
     overflows: int
     watch_restarts: int
+    crowds: Mapping[str, int]
 
 
 class Inbox:
     """Complete files of `root` and its subfolders, each handed out once until it is done or put off.
 
-    A file stays in its folder until the loader moves it away. The inbox holds at most `capacity` paths;
-    what is more waits in the folder, which is the buffer, for a later scan.
+    A file stays in its folder until the loader moves it away. At most `capacity` paths of each of `folders`,
+    and of all others together, are ready or handed out at a time; what is more waits in the folder, which is the
+    buffer, and is listed once and taken in as there is room.
     """
 
     def __init__(
         self,
         root: Path,
         *,
+        folders: Collection[str] = (),
         observer_kind: ObserverKind = ObserverKind.INOTIFY,
         rescan_seconds: float = 10,
         settle_seconds: float = 2,
@@ -59,17 +72,15 @@ class Inbox:
     ) -> None:
         self._root = os.path.realpath(root)
         self._rescan_seconds = rescan_seconds
-        self._capacity = capacity
         self._clock = clock
         # A network share's lease does not know the writers on other machines.
         self._lease = observer_kind is ObserverKind.INOTIFY
-        self._paths = Paths(self._root, settle_seconds=settle_seconds, capacity=capacity, clock=clock)
+        self._lanes = Lanes(self._root, folders, capacity)
+        self._paths = Paths(self._root, self._lanes, settle_seconds=settle_seconds, clock=clock)
         self._hints = Hints(capacity)
         self._watch = WatchSupervisor(self._root, self._hints, observer_kind)
         self._scan_at = 0.0
         self._scans = 0
-        self._more_in_folder = False
-        self._refilling = False
         self._faults: dict[str, str] = {}
         self._faults_before: dict[str, str] = {}
         self._stopping = threading.Event()
@@ -92,7 +103,7 @@ class Inbox:
     def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
         found = self._paths.take(limit, timeout)
-        self._refill()
+        self._refill()  # of some another daemon may have been quicker
         return found
 
     def done(self, paths: Iterable[Path]) -> None:
@@ -101,14 +112,21 @@ class Inbox:
             self._hints.file(path)
         self._refill()
 
-    def later(self, paths: Iterable[Path], delay_seconds: float) -> None:
-        """Hand these out again after `delay_seconds`."""
-        self._paths.later(paths, delay_seconds)
-        self._hints.wake()
+    def later(self, paths: Iterable[Path], delay_seconds: float, reason: str = "") -> bool:
+        """Hand these out again after `delay_seconds`, or somewhat later where very many of their folder wait.
 
-    def waiting(self) -> list[tuple[str, str]]:
-        """Files seen and not handed out, by their path below the root, each with its reason."""
-        return self._paths.waiting()
+        Returns whether that is news: not the reason that they waited for before, nor one of very many.
+        """
+        news = self._paths.later(paths, delay_seconds, reason)
+        self._hints.wake()
+        return news
+
+    def waiting(self, limit: int = 100) -> list[tuple[str, str]]:
+        """Up to `limit` files of each folder that are seen and not handed out, by path below the root, with the reason.
+
+        They come a folder's one after another's, so that the first of them show every folder.
+        """
+        return self._paths.waiting(limit)
 
     def rescan(self) -> None:
         """Scan now."""
@@ -126,11 +144,12 @@ class Inbox:
             waiting=counts[Stand.WAITING],
             ready=counts[Stand.READY],
             out=counts[Stand.OUT],
-            more_in_folder=self._more_in_folder,
+            more_in_folder=any(lane.holds_back for lane in self._lanes),
             events=self._hints.events,
             scans=self._scans,
             overflows=self._hints.overflows,
             watch_restarts=self._watch.restarts,
+            crowds={lane.folder: len(lane.waiting) for lane in self._lanes if lane.crowd_told},
         )
 
     def _run(self) -> None:
@@ -149,31 +168,45 @@ class Inbox:
     def _turn(self) -> bool:
         """Follow what was noticed and do what is due; true when files came by events."""
         now = self._clock()
-        wakes = min(self._scan_at, self._paths.next_due(), self._watch.next_check)
-        self._hints.wait(max(0.0, wakes - now))
+        self._hints.wait(max(0.0, self._wakes_at() - now))
         now = self._clock()
         new_watch = self._watch.keep(now)
         noticed = self._hints.drain()
-        files = noticed.files
-        if self._more_in_folder:
-            # Newer files must not overtake, or they keep those in the folder there for ever.
-            files = [path for path in files if path in self._paths]
+        files = list(self._in_order(noticed.files))
         self._look(files, certain=True)
-        self._look(self._paths.due(), certain=False)
-        if new_watch or noticed.everything or self._root in noticed.folders or now >= self._scan_at:
+        self._look(self._paths.due(_BATCH), certain=False)
+        everywhere = new_watch or noticed.everything or self._root in noticed.folders or now >= self._scan_at
+        if everywhere:
             self._scan_all(now)
         else:
             for folder in noticed.folders:
-                self._scan(folder, self._watch.enter)
+                self._scan_folder(folder)
+        for lane in self._lanes:
+            self._advance(lane)
+        self._scans += everywhere
+        self._tell_crowds(now)
         return bool(files)
+
+    def _wakes_at(self) -> float:
+        if any(lane.wants_listing or (lane.listing and lane.room > 0) for lane in self._lanes):
+            return -math.inf
+        return min(self._scan_at, self._paths.next_due(), self._watch.next_check)
+
+    def _in_order(self, files: Iterable[str]) -> Iterator[str]:
+        """The files before which no older one of their lane is to come in; the next listing finds the others."""
+        for path in files:
+            lane = self._lanes.of(path)
+            if path in self._paths or not lane.holds_back:
+                yield path
+            else:
+                lane.behind = True
 
     def _look(self, paths: list[str], *, certain: bool) -> None:
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
             with OpenFolders() as folders:
                 looks = [(path, self._look_at(folders, path)) for path in batch]
-            if not self._paths.note(looks, certain=certain):
-                self._more_in_folder = True
+            self._paths.note(looks, certain=certain)
 
     def _look_at(self, folders: OpenFolders, path: str) -> Look | None:
         try:
@@ -181,46 +214,59 @@ class Inbox:
         except OSError:
             return None
 
-    def _scan_all(self, now: float) -> None:
-        entered: set[str] = set()
-
-        def enter(folder: str) -> None:
-            entered.add(folder)
-            self._watch.enter(folder)
-
-        self._faults_before, self._faults = self._faults, {}
-        # Without a watch the scan is all we have.
-        alone = not self._watch.watching
-        self._scan_at = now + min(self._rescan_seconds, POLL_SECONDS if alone else self._rescan_seconds)
-        self._more_in_folder = False
-        if self._ensure_root():
-            self._scan(self._root, enter)
-            self._watch.retain(entered)
-        self._refilling = False
-        self._scans += 1
-        self._refill()
+    def _advance(self, lane: Lane) -> None:
+        """Take in a few of a lane's oldest files, as far as there is room."""
+        if lane.wants_listing:
+            self._list(lane, lane.folder)
+        names = lane.listing.pop(min(lane.room, _BATCH)) if lane.listing and lane.room > 0 else []
+        self._look([path for path in names if path not in self._paths], certain=False)
 
     def _refill(self) -> None:
-        if self._more_in_folder and not self._refilling and self._paths.room >= self._capacity * 3 / 4:
-            self._refilling = True
-            self._hints.everywhere()
+        if any(lane.wants_listing or lane.wants_names for lane in self._lanes):
+            self._hints.wake()
 
-    def _scan(self, folder: str, enter: Callable[[str], None]) -> None:
-        """Note the oldest files that are not known yet, as many as there is room for."""
-        found = scan(folder, enter=enter, failed=self._cannot_read)
-        room = max(0, self._paths.room)
-        oldest = heapq.nsmallest(room + 1, self._unknown(found))
-        self._look([path for _, path in oldest[:room]], certain=False)
-        if len(oldest) > room:
-            self._more_in_folder = True
+    def _scan_all(self, now: float) -> None:
+        self._faults_before, self._faults = self._faults, {}
+        if self._ensure_root():
+            for lane in self._lanes:
+                if lane.listing:
+                    lane.behind = True  # it is listed anew when this one is through
+                else:
+                    lane.watched.clear()
+                    self._list(lane, lane.folder)
+            self._watch.retain(set().union(*(lane.watched for lane in self._lanes)))
+        # Without a watch the scan is all we have.
+        every = min(self._rescan_seconds, POLL_SECONDS) if not self._watch.watching else self._rescan_seconds
+        self._scan_at = now + max(every, _LISTING_SHARE * (self._clock() - now))
 
-    def _unknown(self, entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[int, str]]:
-        for entry in entries:
-            if entry.path not in self._paths:
-                try:
-                    yield entry.stat(follow_symlinks=False).st_mtime_ns, entry.path
-                except OSError:
-                    continue
+    def _scan_folder(self, folder: str) -> None:
+        lane = self._lanes.of_folder(folder)
+        if lane.holds_back:
+            lane.behind = True
+        else:
+            self._list(lane, folder)
+
+    def _list(self, lane: Lane, folder: str) -> None:
+        """List a lane's files at or below `folder` that are not known yet."""
+
+        def enter(below: str) -> None:
+            lane.watched.add(below)
+            self._watch.enter(below)
+
+        lane.behind = False
+        if _is_folder(lane.folder):  # a link of that name is one of the root's files
+            found = scan(folder, enter=enter, failed=self._cannot_read, skip=lane.skip)
+            lane.behind = lane.listing.fill(entry for entry in found if entry.path not in self._paths)
+
+    def _tell_crowds(self, now: float) -> None:
+        for lane in self._lanes:
+            if lane.crowd_begins(now, after_seconds=CROWD_SECONDS):
+                logger.warning(
+                    "very many files wait in {!r}, and files of other folders pass them: {} are known, such as {}",
+                    lane.folder,
+                    len(lane.waiting),
+                    self._paths.first_waiting(lane),
+                )
 
     def _ensure_root(self) -> bool:
         if Path(self._root).is_dir():
@@ -234,6 +280,14 @@ class Inbox:
         return True
 
     def _cannot_read(self, folder: str, error: OSError) -> None:
+        told = str(error) in (self._faults.get(folder), self._faults_before.get(folder))
         self._faults[folder] = str(error)
-        if self._faults_before.get(folder) != str(error):
+        if not told:
             logger.warning("cannot read {!r}, its files wait: {}", folder, error)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False

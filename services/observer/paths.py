@@ -1,6 +1,7 @@
 """Every path the inbox knows of, and where it stands: waiting, ready, or out with the loader."""
 
 import heapq
+import itertools
 import math
 import os
 import threading
@@ -8,14 +9,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
 from loguru import logger
 
 from services.observer.completeness import FileKind, Look, reason_to_wait
+from services.observer.lanes import Lane, Lanes, Stand
 
 RECHECK_SECONDS = 0.2
+
+RETRIES_PER_SECOND = 200
+"""Of the files of one lane that the loader put off: very many of them are tried again less often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +34,15 @@ class FoundFile:
     kind: FileKind
 
 
-class Stand(StrEnum):
-    """Where a path stands."""
-
-    WAITING = "waiting"
-    READY = "ready"
-    OUT = "out"
-
-
 @dataclass(slots=True)
 class _Known:
+    lane: Lane
     seen_at: datetime
     since: float
-    stand: Stand = Stand.WAITING
+    stand: Stand | None = None
     certain: bool = False
     reason: str = ""
+    backs_off: bool = False
     due: float = 0.0
     shape: tuple[int, int] | None = None
     rests_since: float = 0.0
@@ -55,43 +53,47 @@ class _Known:
 class Paths:
     """The book of paths; its methods may be called from any thread."""
 
-    def __init__(self, root: str, *, settle_seconds: float, capacity: int, clock: Callable[[], float]) -> None:
+    def __init__(self, root: str, lanes: Lanes, *, settle_seconds: float, clock: Callable[[], float]) -> None:
         self._prefix = len(root) + 1
+        self._lanes = lanes
         self._settle_seconds = settle_seconds
-        self._capacity = capacity
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._ready: deque[str] = deque()
         self._due: list[tuple[float, str]] = []
         self._changed = threading.Condition()
 
-    @property
-    def room(self) -> int:
-        """How many further paths may come in."""
-        return self._capacity - len(self._known)
-
     def __contains__(self, path: str) -> bool:
         return path in self._known
 
-    def note(self, looks: Iterable[tuple[str, Look | None]], *, certain: bool) -> bool:
-        """Take in what looks at these paths found; false when a new one found no room."""
-        fits = True
+    def note(self, looks: Iterable[tuple[str, Look | None]], *, certain: bool) -> None:
+        """Take in what looks at these paths found; a lane that has no room for a new one falls behind."""
         with self._changed:
             for path, seen in looks:
                 known = self._known.get(path)
                 if known is not None and known.stand is Stand.OUT:
                     known.again |= certain
                 elif seen is None:
-                    self._known.pop(path, None)
-                elif known is None and not self.room:
-                    fits = False
-                else:
-                    if known is None:
-                        known = self._known[path] = _Known(datetime.now(UTC), self._clock())
+                    self._forget(path)
+                elif known is not None:
                     self._judge(path, known, seen, certain=certain)
+                elif (lane := self._lanes.of(path)).room > 0:
+                    known = self._known[path] = _Known(lane, datetime.now(UTC), self._clock())
+                    self._judge(path, known, seen, certain=certain)
+                else:
+                    lane.behind = True
             if self._ready:
                 self._changed.notify_all()
-        return fits
+
+    def _put(self, path: str, known: _Known, stand: Stand) -> None:
+        known.lane.move(path, known.stand, stand)
+        known.stand = stand
+
+    def _forget(self, path: str) -> _Known | None:
+        known = self._known.pop(path, None)
+        if known is not None:
+            known.lane.move(path, known.stand, None)
+        return known
 
     def _judge(self, path: str, known: _Known, seen: Look, *, certain: bool) -> None:
         now = self._clock()
@@ -109,7 +111,7 @@ class Paths:
         if reason is None:
             known.found = FoundFile(Path(path), relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)
             if known.stand is not Stand.READY:
-                known.stand = Stand.READY
+                self._put(path, known, Stand.READY)
                 self._ready.append(path)
             return
         if reason != known.reason:
@@ -121,15 +123,20 @@ class Paths:
             due = known.rests_since + self._settle_seconds
         self._wait(path, known, reason, due)
 
-    def _wait(self, path: str, known: _Known, reason: str, due: float) -> None:
-        known.stand, known.reason, known.due = Stand.WAITING, reason, due
+    def _wait(self, path: str, known: _Known, reason: str, due: float, *, backs_off: bool = False) -> None:
+        known.reason, known.due, known.backs_off = reason, due, backs_off
+        self._put(path, known, Stand.WAITING)
         heapq.heappush(self._due, (due, path))
+        if len(known.lane.waiting) > known.lane.capacity:
+            # It still lies in the folder, and the next listing finds it; nobody waits here for ever.
+            self._forget(next(iter(known.lane.waiting)))
 
-    def due(self) -> list[str]:
-        """The waiting paths that want another look now."""
-        now, paths = self._clock(), []
+    def due(self, limit: int) -> list[str]:
+        """Up to `limit` waiting paths that want another look now."""
+        now = self._clock()
+        paths: list[str] = []
         with self._changed:
-            while self._due and self._due[0][0] <= now:
+            while self._due and self._due[0][0] <= now and len(paths) < limit:
                 due, path = heapq.heappop(self._due)
                 known = self._known.get(path)
                 if known is not None and known.stand is Stand.WAITING and known.due == due:
@@ -147,9 +154,11 @@ class Paths:
         with self._changed:
             self._changed.wait_for(lambda: self._ready, timeout)
             while self._ready and len(taken) < limit:
-                known = self._known.get(self._ready.popleft())
+                path = self._ready.popleft()
+                known = self._known.get(path)
                 if known is not None and known.stand is Stand.READY and known.found is not None:
-                    known.stand, known.again = Stand.OUT, False
+                    self._put(path, known, Stand.OUT)
+                    known.again = False
                     taken.append(known.found)
         # Another daemon may have had it meanwhile.
         gone = {found.path for found in taken if not os.path.lexists(found.path)}
@@ -161,29 +170,42 @@ class Paths:
     def done(self, paths: Iterable[Path]) -> list[str]:
         """Forget `paths`; give back those of which an event came meanwhile: a new file may lie there."""
         with self._changed:
-            known = {path: self._known.pop(path, None) for path in map(str, paths)}
+            known = {path: self._forget(path) for path in map(str, paths)}
         return [path for path, was in known.items() if was is not None and was.again]
 
-    def later(self, paths: Iterable[Path], delay_seconds: float) -> None:
-        """Hand `paths` out again after `delay_seconds`."""
-        due = self._clock() + delay_seconds
+    def later(self, paths: Iterable[Path], delay_seconds: float, reason: str) -> bool:
+        """Hand `paths` out again after `delay_seconds`; whether that is news, and not one of very many."""
+        now, news = self._clock(), False
         with self._changed:
             for path in map(str, paths):
                 known = self._known.get(path)
                 if known is not None:
-                    self._wait(path, known, "retry", due)
+                    news |= known.reason != reason and not known.lane.is_crowded
+                    pause = max(delay_seconds, len(known.lane.waiting) / RETRIES_PER_SECOND)
+                    self._wait(path, known, reason, now + pause, backs_off=True)
+        return news
 
-    def waiting(self) -> list[tuple[str, str]]:
-        """The paths that are not handed out, each with its reason."""
-        now = self._clock()
+    def waiting(self, limit: int) -> list[tuple[str, str]]:
+        """Up to `limit` paths of each lane that are not handed out, each with its reason, lane by lane in turn."""
         with self._changed:
-            waiting = [(p, k.reason, k.due) for p, k in self._known.items() if k.stand is Stand.WAITING]
-        return [
-            (path[self._prefix :], f"retry in {max(0, math.ceil(due - now))} s" if why == "retry" else why)
-            for path, why, due in waiting
-        ]
+            lanes = [[*itertools.islice(lane.waiting, limit)] for lane in self._lanes]
+            turns = itertools.chain.from_iterable(itertools.zip_longest(*lanes))
+            return [self._why(path, self._known[path]) for path in turns if path is not None]
+
+    def first_waiting(self, lane: Lane) -> str:
+        """The path of a lane that waits for the longest time, and why, in words."""
+        with self._changed:
+            first = next(iter(lane.waiting), None)
+            return "{!r}: {}".format(*self._why(first, self._known[first])) if first is not None else "none"
+
+    def _why(self, path: str, known: _Known) -> tuple[str, str]:
+        reason = known.reason
+        if known.backs_off:
+            seconds = max(0, math.ceil(known.due - self._clock()))
+            reason = f"{reason}{', ' if reason else ''}retry in {seconds} s"
+        return path[self._prefix :], reason
 
     def counts(self) -> Counter[Stand]:
         """How many paths stand where."""
         with self._changed:
-            return Counter(known.stand for known in self._known.values())
+            return sum((lane.counts for lane in self._lanes), Counter())

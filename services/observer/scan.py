@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path, PurePath
 
 from services.files.names import is_finished
@@ -17,12 +17,17 @@ def is_descended(name: str) -> bool:
 
 
 def scan(
-    folder: str, *, enter: Callable[[str], None], failed: Callable[[str, OSError], None]
+    folder: str,
+    *,
+    enter: Callable[[str], None],
+    failed: Callable[[str, OSError], None],
+    skip: Container[str] = (),
 ) -> Iterator[os.DirEntry[str]]:
     """Yield every input entry at or below `folder` that is not itself a folder; follow no symlink.
 
-    `enter` is called with each folder before it is read: a watch set there misses nothing that the
-    reading does not see. A folder that vanished is passed over, one that cannot be read goes to `failed`.
+    Folders in `skip` are passed over. `enter` is called with each folder before it is read: a watch set there
+    misses nothing that the reading does not see. A folder that vanished is passed over, one that cannot be read
+    goes to `failed`.
     """
     folders = [folder]
     while folders:
@@ -32,7 +37,7 @@ def scan(
             with os.scandir(here) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        if is_descended(entry.name):
+                        if is_descended(entry.name) and entry.path not in skip:
                             folders.append(entry.path)
                     elif is_finished(entry.name):
                         yield entry

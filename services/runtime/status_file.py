@@ -79,6 +79,7 @@ class DaemonState:
 
     fault: what keeps all of it from working. resting: what keeps single flows from it.
     outbound: why outbound files of a flow cannot be written.
+    crowds: the folders in which very many files wait, with how many are known to.
     """
 
     pid: int
@@ -91,6 +92,7 @@ class DaemonState:
     resting: Mapping[str, Fault] = field(default_factory=dict)
     outbound: Mapping[str, str] = field(default_factory=dict)
     waiting: tuple[tuple[str, str], ...] = ()
+    crowds: Mapping[str, int] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
     connectors: tuple[JobState, ...] = ()
 
@@ -213,6 +215,7 @@ def _load(text: str) -> DaemonState:
         resting={flow: _fault(fault) for flow, fault in raw["resting"].items()},
         outbound=raw["outbound"],
         waiting=tuple((name, reason) for name, reason in raw["waiting"]),
+        crowds=raw["crowds"],
         counters=raw["counters"],
         connectors=tuple(
             JobState(**job | {"phase": JobPhase(job["phase"]), "since": datetime.fromisoformat(job["since"])})

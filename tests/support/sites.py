@@ -284,6 +284,7 @@ def running(site: Site) -> Iterator[Site]:
         daemon = Daemon(
             inbox=Inbox(
                 site.input,
+                folders=list(flows),
                 observer_kind=site.settings.observer,
                 rescan_seconds=site.settings.rescan_seconds,
                 settle_seconds=site.settings.settle_seconds,

@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from loguru import logger
 
 from services.files.lease import WriterState
-from services.observer import FileKind, FoundFile, Inbox, watch, watch_supervisor
+from services.observer import FileKind, FoundFile, Inbox, lanes, watch, watch_supervisor
 from services.observer.hints import Hints
 from services.observer.scan import is_descended, scan
 from services.transport.backoff import Backoff
@@ -426,6 +428,159 @@ def test_the_folder_is_the_buffer(drop: Drop) -> None:
     assert sorted(came) == [f"{number:03}" for number in range(130)]
     assert came[:100] == sorted(came[:100])
     assert not inbox.status().more_in_folder
+
+
+# Room of its own for each folder.
+
+
+@contextlib.contextmanager
+def held_open(folder: Path, names: int) -> Iterator[None]:
+    """So many names of one file that is being written as long as this is in use."""
+    first = write(folder / ".first")
+    with first.open("a"):
+        for number in range(names):
+            os.link(first, folder / f"{number:03}")
+        yield
+
+
+def test_a_full_folder_keeps_no_file_out_of_another(drop: Drop) -> None:
+    inbox = drop.open(folders=("a", "b"), capacity=10)
+    for number in range(30):
+        write(drop.root / f"a/{number}")
+    eventually(lambda: inbox.status().ready == 10)
+    write(drop.root / "b/x")
+    write(drop.root / "other/y")
+    write(drop.root / "z")
+    eventually(lambda: inbox.status().ready == 13)
+    assert {"b/x", "other/y", "z"} < {found.relative for found in inbox.take(100, 0)}
+
+
+@pytest.mark.parametrize("by_scan", [True, False])
+def test_files_that_only_wait_keep_no_file_out(drop: Drop, by_scan: bool) -> None:
+    with held_open(drop.root / "a", 50):
+        if by_scan:
+            write(drop.root / "a/x")
+        inbox = drop.open(capacity=10)
+        if not by_scan:
+            write(drop.root / "a/x")
+        drop.expect(inbox, "a/x")
+        assert inbox.status().waiting == 10
+
+
+def test_more_files_may_wait_than_are_remembered(drop: Drop) -> None:
+    with held_open(drop.root, 30):
+        inbox = drop.open(capacity=10, rescan_seconds=0.3, settle_seconds=0.05)
+        (drop.root / "empty").touch()
+        drop.expect(inbox, "empty")
+    came: set[str] = set()
+    while len(came) < 30:
+        taken = inbox.take(5, 5)
+        assert taken
+        came.update(found.relative for found in taken)
+        file_away(inbox, taken)
+
+
+def test_a_backlog_is_listed_once(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[str] = []
+
+    def counted(folder: str, **options: Any) -> Iterator[os.DirEntry[str]]:
+        folders.append(folder)
+        return scan(folder, **options)
+
+    monkeypatch.setattr("services.observer.inbox.scan", counted)
+    for number in range(500):
+        os.utime(write(drop.root / f"a/{number:03}"), (number, number))
+    inbox = drop.open(folders=("a",), capacity=10)
+    came: list[str] = []
+    while len(came) < 500:
+        taken = inbox.take(3, 5)
+        assert taken
+        came.extend(found.relative for found in taken)
+        file_away(inbox, taken)
+    assert came == [f"a/{number:03}" for number in range(500)]
+    assert folders.count(str(drop.root / "a")) == 1
+
+
+def test_a_listing_that_is_cut_off_is_gone_on_with(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "NAMES_LISTED", 7)
+    for number in range(40):
+        os.utime(write(drop.root / f"a/{number:03}"), (number - 20, number - 20))
+    inbox = drop.open(folders=("a",), capacity=4)
+    came: list[str] = []
+    while len(came) < 40:
+        taken = inbox.take(3, 5)
+        assert taken
+        came.extend(found.relative for found in taken)
+        file_away(inbox, taken)
+    assert came == [f"a/{number:03}" for number in range(40)]
+    eventually(lambda: not inbox.status().more_in_folder)
+
+
+def test_a_listing_gives_names_back_as_they_are(drop: Drop) -> None:
+    names = ["a b", os.fsdecode(b"\xff\xfe"), "deep/er/\U0001f69a", "x" * 200]
+    for name in names:
+        os.utime(write(drop.root / name), (1, 1))
+    listing = lanes.Listing(str(drop.root))
+    entries = scan(str(drop.root), enter=lambda _: None, failed=lambda *_: None)
+    assert not listing.fill(entries)
+    assert len(listing) == 4
+    assert sorted(listing.pop(3) + listing.pop(3)) == sorted(str(drop.root / name) for name in names)
+    assert listing.pop(1) == []
+
+
+def test_a_folder_with_room_of_its_own_is_watched_whenever_it_appears(drop: Drop) -> None:
+    inbox = drop.open(folders=("a", "b"))
+    write(drop.root / "a/deep/1")
+    drop.expect(inbox, "a/deep/1")
+    write(drop.root / "a/deep/2")
+    drop.expect(inbox, "a/deep/2")
+    sh("mkdir -p ../away/deep && echo {} > ../away/deep/3 && mv ../away b", drop.root)
+    drop.expect(inbox, "b/deep/3")
+    inbox.rescan()
+    eventually(lambda: inbox.status().scans == 2)
+    write(drop.root / "b/deep/4")
+    drop.expect(inbox, "b/deep/4")
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(drop: Drop) -> None:
+    write(drop.root.parent / "outside/secret")
+    drop.root.mkdir()
+    (drop.root / "a").symlink_to(drop.root.parent / "outside")
+    inbox = drop.open(folders=("a",), settle_seconds=0.05)
+    (found,) = drop.expect(inbox, "a")
+    assert found.kind is FileKind.SYMLINK
+
+
+def test_a_crowd_is_told_once(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MANY_WAITING", 10)
+    told: list[str] = []
+    number = logger.add(told.append, level="WARNING", format="{message}")
+    now = [0.0]
+    with held_open(drop.root / "a", 20):
+        inbox = drop.open(folders=("a",), clock=lambda: now[0])
+        write(drop.root / "b/x")
+        drop.expect(inbox, "b/x")
+        assert (told, inbox.status().crowds) == ([], {})
+        now[0] = 11
+        inbox.rescan()
+        eventually(lambda: inbox.status().crowds == {str(drop.root / "a"): 20})
+        inbox.rescan()
+        eventually(lambda: inbox.status().scans == 3)
+    now[0] = 60
+    inbox.rescan()
+    eventually(lambda: inbox.status().crowds == {})
+    logger.remove(number)
+    assert [line.split(",")[0] for line in told] == [f"very many files wait in '{drop.root}/a'"]
+
+
+def test_one_of_very_many_files_that_are_put_off_is_no_news(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MANY_WAITING", 2)
+    inbox = drop.open()
+    for name in ("a", "b", "c"):
+        write(drop.root / name)
+    a, b, c = (found.path for found in drop.expect(inbox, "a", "b", "c"))
+    assert [inbox.later([path], 60, "unreadable") for path in (a, a, b, c)] == [True, False, True, False]
+    assert inbox.waiting()[0] == ("a", "unreadable, retry in 60 s")
 
 
 # When events fail.

@@ -47,13 +47,14 @@ def test_a_daemon_tells_how_it_is_until_it_ends(tmp_path: Path) -> None:
             state=Phase.WAITING_FOR_DATABASE,
             fault=fault,
             waiting=(("a\n\udcff.json", "empty"),),
+            crowds={"/in/orders": 10_000},
             counters={"loaded": 3},
         )
         (state,) = running(tmp_path)
         assert state.state is Phase.WAITING_FOR_DATABASE
         assert state.fault == fault
         assert state.waiting == (("a\n\udcff.json", "empty"),)
-        assert state.counters == {"loaded": 3}
+        assert (state.crowds, state.counters) == ({"/in/orders": 10_000}, {"loaded": 3})
         assert state.input_dir == Path("/in/\udcff")
         assert state.updated_at >= state.started_at
         daemon.update(state=Phase.WATCHING, fault=None)

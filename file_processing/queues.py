@@ -1,0 +1,118 @@
+"""A queue per flow, and whose turn it is: no flow waits for another one's backlog, no small file for a giant."""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from file_processing.inbound import intake
+from file_processing.inbound.routing import RoutedFile
+from services.runtime.status_file import Fault
+
+
+@dataclass(slots=True, eq=False)
+class Queue:
+    """The files of one flow, loaded one group after another: a flow's files keep their order.
+
+    to_recover: what a crash or a fault left half-done is still to be finished.
+    fault: why its files wait; then it rests until `resume_at`, after so many failures in a row.
+    turn: the number of its last turn; it is its turn while `at_work`.
+    """
+
+    flow: str | None
+    files: deque[RoutedFile] = field(default_factory=deque)
+    to_recover: bool = True
+    fault: Fault | None = None
+    failures: int = 0
+    resume_at: float = 0.0
+    turn: int = 0
+    at_work: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.flow or "no flow"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A queue's turn: a recovery where that is due, and one group of its files.
+
+    is_long: the group is a long file, alone.
+    """
+
+    queue: Queue
+    files: Sequence[RoutedFile]
+    is_long: bool
+
+
+class Queues:
+    """Gives turns to the queues that have something to do, to the one that waited longest first.
+
+    A turn is one group of files, so that a queue that is filled all the time is left after each. At most `workers`
+    turns of long files go on at a time, and as many others, and one more than `workers` of both: so there is a
+    worker for small files, whatever the others have in hand. A queue has one turn at a time.
+    """
+
+    def __init__(self, flows: Iterable[str | None], workers: int) -> None:
+        self._queues = {flow: Queue(flow) for flow in flows}
+        self._workers = workers
+        self._changed = threading.Condition()
+        self._turns = 0
+        self._at_work = {True: 0, False: 0}
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Queue]:
+        return iter(self._queues.values())
+
+    def add(self, files: Iterable[RoutedFile]) -> None:
+        """Put files at the ends of their flows' queues."""
+        with self._changed:
+            for routed in files:
+                self._queues[routed.flow].files.append(routed)
+            self._changed.notify_all()
+
+    def next_turn(self) -> Turn | None:
+        """The next turn; waits for one. None when the queues are closed."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                if (turn := self._choose(now)) is not None:
+                    return turn
+                resumes_at = min((queue.resume_at for queue in self if queue.resume_at > now), default=math.inf)
+                self._changed.wait(min(resumes_at - now, threading.TIMEOUT_MAX))
+        return None
+
+    def _choose(self, now: float) -> Turn | None:
+        for queue in sorted(self, key=lambda queue: queue.turn):
+            if queue.at_work or now < queue.resume_at or not (queue.files or queue.to_recover):
+                continue
+            is_long = bool(queue.files) and intake.is_long(queue.files[0])
+            if self._at_work[is_long] < self._workers:
+                return self._begin(queue, is_long)
+        return None
+
+    def _begin(self, queue: Queue, is_long: bool) -> Turn:
+        files = next(intake.groups(list(islice(queue.files, intake.GROUP_FILES))), [])
+        for _ in files:
+            queue.files.popleft()
+        self._turns += 1
+        queue.turn, queue.at_work = self._turns, True
+        self._at_work[is_long] += 1
+        return Turn(queue, files, is_long)
+
+    def over(self, turn: Turn, left: Iterable[RoutedFile] = ()) -> None:
+        """End a turn; what is left of its files goes back to the head of their queue."""
+        with self._changed:
+            turn.queue.files.extendleft(reversed([*left]))
+            turn.queue.at_work = False
+            self._at_work[turn.is_long] -= 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Give no more turns."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

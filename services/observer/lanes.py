@@ -1,0 +1,157 @@
+"""Lanes: the folders of the input root that have room of their own, so that what lies in one keeps out no other."""
+
+import heapq
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+NAMES_LISTED = 200_000
+"""So many names, of some 100 bytes, one listing of a folder holds; the next one goes on behind them."""
+
+MANY_WAITING = 100
+"""From so many waiting names of one folder on, the folder is told of instead of each name."""
+
+
+class Stand(StrEnum):
+    """Where a path stands."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    OUT = "out"
+
+
+class Listing:
+    """Names found at or below a folder, the oldest first: listed once, given out as there is room for them."""
+
+    def __init__(self, folder: str) -> None:
+        self._prefix = f"{folder}/"
+        self._left: list[bytes] = []  # the oldest at the end
+        self._behind = b""
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def fill(self, entries: Iterable[os.DirEntry[str]]) -> bool:
+        """Take in the oldest of these; true when there are more, which the next call goes on with."""
+        names = heapq.nsmallest(NAMES_LISTED + 1, (name for name in self._names(entries) if name > self._behind))
+        more = len(names) > NAMES_LISTED
+        if more:
+            names.pop()
+        self._behind = names[-1] if more else b""
+        names.reverse()
+        self._left = names
+        return more
+
+    def _names(self, entries: Iterable[os.DirEntry[str]]) -> Iterator[bytes]:
+        """Bytes that sort by age and then by name: a pair of number and text would take three times the memory."""
+        for entry in entries:
+            try:
+                mtime_ns = entry.stat(follow_symlinks=False).st_mtime_ns
+            except OSError:
+                continue
+            yield (mtime_ns + (1 << 63)).to_bytes(8) + os.fsencode(entry.path.removeprefix(self._prefix))
+
+    def pop(self, limit: int) -> list[str]:
+        """Give out the paths of up to `limit` names."""
+        taken = self._left[: -limit - 1 : -1]
+        del self._left[-limit:]
+        return [self._prefix + os.fsdecode(name[8:]) for name in taken]
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One folder, and what is known of the files at or below it.
+
+    skip: folders directly below it that are lanes themselves.
+    capacity: so many of its files are ready or out at a time. What only waits is not counted against that; of
+        that as many are remembered, and the others are looked at again with the next listing.
+    behind: files lie in it that are in no listing yet, and that newer ones must not overtake.
+    watched: its folders, as the last listing found them.
+    """
+
+    folder: str
+    capacity: int
+    listing: Listing
+    skip: frozenset[str] = frozenset()
+    behind: bool = False
+    watched: set[str] = field(default_factory=set)
+    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    counts: Counter[Stand] = field(default_factory=Counter)
+    crowded_since: float | None = None
+    crowd_told: bool = False
+
+    @property
+    def room(self) -> int:
+        """How many further files may come in."""
+        return self.capacity - self.counts[Stand.READY] - self.counts[Stand.OUT]
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether older files than a new one are still to come in."""
+        return self.behind or bool(self.listing)
+
+    @property
+    def wants_listing(self) -> bool:
+        """Whether it is worth while to list the folder for what lies there; that costs more than a few files."""
+        return self.behind and not self.listing and self.room >= self.capacity * 3 / 4
+
+    @property
+    def wants_names(self) -> bool:
+        """Whether it is worth while to wake for the names that are listed already."""
+        return bool(self.listing) and self.room >= self.capacity / 4
+
+    def move(self, path: str, was: Stand | None, now: Stand | None) -> None:
+        """Count a path that stood here and stands there; None is outside."""
+        if was is now:
+            return
+        if was is not None:
+            self.counts[was] -= 1
+        if now is not None:
+            self.counts[now] += 1
+        if was is Stand.WAITING:
+            del self.waiting[path]
+        if now is Stand.WAITING:
+            self.waiting[path] = None
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether too many names wait to tell of each."""
+        return len(self.waiting) >= MANY_WAITING
+
+    def crowd_begins(self, now: float, *, after_seconds: float) -> bool:
+        """Whether it is to be told now that many names wait, and have done so for a while."""
+        if not self.is_crowded:
+            if len(self.waiting) < MANY_WAITING / 2:
+                self.crowded_since, self.crowd_told = None, False
+            return False
+        if self.crowded_since is None:
+            self.crowded_since = now
+        if self.crowd_told or now - self.crowded_since < after_seconds:
+            return False
+        self.crowd_told = True
+        return True
+
+
+class Lanes:
+    """A lane for each of `folders` of the root, and one for all else that lies there."""
+
+    def __init__(self, root: str, folders: Collection[str], capacity: int) -> None:
+        self._prefix = len(root) + 1
+        paths = {name: f"{root}/{name}" for name in folders}
+        self._own = {name: Lane(path, capacity, Listing(path)) for name, path in paths.items()}
+        self._shared = Lane(root, capacity, Listing(root), frozenset(paths.values()))
+
+    def __iter__(self) -> Iterator[Lane]:
+        yield from self._own.values()
+        yield self._shared
+
+    def of(self, path: str) -> Lane:
+        """The lane of a file."""
+        folder, below, _ = path[self._prefix :].partition("/")
+        return self._own.get(folder, self._shared) if below else self._shared
+
+    def of_folder(self, path: str) -> Lane:
+        """The lane of what lies in a folder."""
+        return self.of(f"{path}/")

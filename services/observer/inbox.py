@@ -14,7 +14,7 @@ from loguru import logger
 from services.files.directory import OpenFolders
 from services.observer.completeness import Look, look
 from services.observer.hints import Hints
-from services.observer.lanes import Lane, Lanes, Stand
+from services.observer.lanes import PUT_OFF, Lane, Lanes, Stand
 from services.observer.paths import FoundFile, Paths
 from services.observer.scan import scan
 from services.observer.watch_supervisor import WatchSupervisor
@@ -141,7 +141,7 @@ class Inbox:
         counts = self._paths.counts()
         return InboxStatus(
             watching=self._watch.watching,
-            waiting=counts[Stand.WAITING],
+            waiting=sum(counts[stand] for stand in PUT_OFF),
             ready=counts[Stand.READY],
             out=counts[Stand.OUT],
             more_in_folder=any(lane.holds_back for lane in self._lanes),

@@ -17,9 +17,13 @@ MANY_WAITING = 100
 class Stand(StrEnum):
     """Where a path stands."""
 
-    WAITING = "waiting"
+    SETTLING = "settling"  # it rests, and is ready soon
+    WAITING = "waiting"  # for somebody else, nobody knows for how long
     READY = "ready"
     OUT = "out"
+
+
+PUT_OFF = (Stand.SETTLING, Stand.WAITING)
 
 
 class Listing:
@@ -51,7 +55,8 @@ class Listing:
                 mtime_ns = entry.stat(follow_symlinks=False).st_mtime_ns
             except OSError:
                 continue
-            yield (mtime_ns + (1 << 63)).to_bytes(8) + os.fsencode(entry.path.removeprefix(self._prefix))
+            age = min(max(mtime_ns + (1 << 63), 0), (1 << 64) - 1)  # some file systems take any time at all
+            yield age.to_bytes(8) + os.fsencode(entry.path.removeprefix(self._prefix))
 
     def pop(self, limit: int) -> list[str]:
         """Give out the paths of up to `limit` names."""
@@ -65,8 +70,8 @@ class Lane:
     """One folder, and what is known of the files at or below it.
 
     skip: folders directly below it that are lanes themselves.
-    capacity: so many of its files are ready or out at a time. What only waits is not counted against that; of
-        that as many are remembered, and the others are looked at again with the next listing.
+    capacity: so many of its files settle, are ready or out at a time. What only waits is not counted against that;
+        of that as many are remembered, and the others are looked at again with the next listing.
     behind: files lie in it that are in no listing yet, and that newer ones must not overtake.
     watched: its folders, as the last listing found them.
     """
@@ -77,15 +82,17 @@ class Lane:
     skip: frozenset[str] = frozenset()
     behind: bool = False
     watched: set[str] = field(default_factory=set)
-    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
     counts: Counter[Stand] = field(default_factory=Counter)
+    settling: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
     crowded_since: float | None = None
+    crowded_at: float = 0.0
     crowd_told: bool = False
 
     @property
     def room(self) -> int:
         """How many further files may come in."""
-        return self.capacity - self.counts[Stand.READY] - self.counts[Stand.OUT]
+        return self.capacity - self.counts[Stand.SETTLING] - self.counts[Stand.READY] - self.counts[Stand.OUT]
 
     @property
     def holds_back(self) -> bool:
@@ -110,10 +117,11 @@ class Lane:
             self.counts[was] -= 1
         if now is not None:
             self.counts[now] += 1
-        if was is Stand.WAITING:
-            del self.waiting[path]
-        if now is Stand.WAITING:
-            self.waiting[path] = None
+        for stand, paths in zip(PUT_OFF, (self.settling, self.waiting), strict=True):
+            if was is stand:
+                del paths[path]
+            if now is stand:
+                paths[path] = None
 
     @property
     def is_crowded(self) -> bool:
@@ -122,13 +130,12 @@ class Lane:
 
     def crowd_begins(self, now: float, *, after_seconds: float) -> bool:
         """Whether it is to be told now that many names wait, and have done so for a while."""
-        if not self.is_crowded:
-            if len(self.waiting) < MANY_WAITING / 2:
-                self.crowded_since, self.crowd_told = None, False
-            return False
-        if self.crowded_since is None:
-            self.crowded_since = now
-        if self.crowd_told or now - self.crowded_since < after_seconds:
+        if self.is_crowded:
+            self.crowded_at = now
+            self.crowded_since = now if self.crowded_since is None else self.crowded_since
+        elif now - self.crowded_at > after_seconds:  # not at once: all of them may be tried again at one time
+            self.crowded_since, self.crowd_told = None, False
+        if self.crowded_since is None or self.crowd_told or self.crowded_at - self.crowded_since < after_seconds:
             return False
         self.crowd_told = True
         return True

@@ -14,7 +14,7 @@ from pathlib import Path
 from loguru import logger
 
 from services.observer.completeness import FileKind, Look, reason_to_wait
-from services.observer.lanes import Lane, Lanes, Stand
+from services.observer.lanes import PUT_OFF, Lane, Lanes, Stand
 
 RECHECK_SECONDS = 0.2
 
@@ -45,6 +45,7 @@ class _Known:
     backs_off: bool = False
     due: float = 0.0
     shape: tuple[int, int] | None = None
+    changed: bool = False
     rests_since: float = 0.0
     again: bool = False
     found: FoundFile | None = field(default=None)
@@ -98,6 +99,7 @@ class Paths:
     def _judge(self, path: str, known: _Known, seen: Look, *, certain: bool) -> None:
         now = self._clock()
         if known.shape != (seen.size, seen.mtime_ns):
+            known.changed = known.shape is not None
             known.shape, known.rests_since = (seen.size, seen.mtime_ns), now
             # The event was about what lay there then; somebody writes again.
             known.certain = False
@@ -116,16 +118,19 @@ class Paths:
             return
         if reason != known.reason:
             logger.debug("{!r} waits: {}", relative, reason)
+        stand = Stand.WAITING
         if reason == "still being written":
             # Its closing wakes us anyway: a long writer is asked less and less often.
             due = now + max(RECHECK_SECONDS, (now - known.since) / 10)
         else:
             due = known.rests_since + self._settle_seconds
-        self._wait(path, known, reason, due)
+            if not known.changed:
+                stand = Stand.SETTLING
+        self._wait(path, known, stand, reason, due)
 
-    def _wait(self, path: str, known: _Known, reason: str, due: float, *, backs_off: bool = False) -> None:
-        known.reason, known.due, known.backs_off = reason, due, backs_off
-        self._put(path, known, Stand.WAITING)
+    def _wait(self, path: str, known: _Known, stand: Stand, reason: str, due: float) -> None:
+        known.reason, known.due, known.backs_off = reason, due, False
+        self._put(path, known, stand)
         heapq.heappush(self._due, (due, path))
         if len(known.lane.waiting) > known.lane.capacity:
             # It still lies in the folder, and the next listing finds it; nobody waits here for ever.
@@ -139,7 +144,7 @@ class Paths:
             while self._due and self._due[0][0] <= now and len(paths) < limit:
                 due, path = heapq.heappop(self._due)
                 known = self._known.get(path)
-                if known is not None and known.stand is Stand.WAITING and known.due == due:
+                if known is not None and known.stand in PUT_OFF and known.due == due:
                     paths.append(path)
         return paths
 
@@ -182,13 +187,14 @@ class Paths:
                 if known is not None:
                     news |= known.reason != reason and not known.lane.is_crowded
                     pause = max(delay_seconds, len(known.lane.waiting) / RETRIES_PER_SECOND)
-                    self._wait(path, known, reason, now + pause, backs_off=True)
+                    self._wait(path, known, Stand.WAITING, reason, now + pause)
+                    known.backs_off = True
         return news
 
     def waiting(self, limit: int) -> list[tuple[str, str]]:
         """Up to `limit` paths of each lane that are not handed out, each with its reason, lane by lane in turn."""
         with self._changed:
-            lanes = [[*itertools.islice(lane.waiting, limit)] for lane in self._lanes]
+            lanes = [[*itertools.islice(itertools.chain(lane.waiting, lane.settling), limit)] for lane in self._lanes]
             turns = itertools.chain.from_iterable(itertools.zip_longest(*lanes))
             return [self._why(path, self._known[path]) for path in turns if path is not None]
 

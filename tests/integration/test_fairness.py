@@ -68,7 +68,7 @@ def test_very_many_names_held_open_hold_up_no_flow(site: Site, folder: str) -> N
     with links_of_one_file(site.input / folder), running(site):
         site.drop("work_order.json", order(), flow="work_orders")
         site.drop("vehicle.json", [report()], flow="vehicle_status")
-        eventually(lambda: sorted(loaded(site)) == ["vehicle.json", "work_order.json"])
+        eventually(lambda: sorted(loaded(site)) == ["vehicle.json", "work_order.json"], timeout=30)
 
 
 @pytest.mark.usefixtures("permissions_bind")
@@ -76,10 +76,10 @@ def test_very_many_unreadable_names_hold_up_no_flow(site: Site, logged: list[str
     with links_of_one_file(site.input / "vehicle_status", mode=0):
         pass
     with running(site):
-        eventually(lambda: any("no permission to read" in reason for reason in reasons_to_wait(site)))
+        eventually(lambda: any("no permission to read" in reason for reason in reasons_to_wait(site)), timeout=30)
         site.drop("work_order.json", order(), flow="work_orders")
         site.drop("vehicle.json", [report()], flow="vehicle_status")
-        eventually(lambda: sorted(loaded(site)) == ["vehicle.json", "work_order.json"])
+        eventually(lambda: sorted(loaded(site)) == ["vehicle.json", "work_order.json"], timeout=30)
     assert sum(line.startswith("WARNING") for line in logged) < 200
 
 
@@ -88,7 +88,9 @@ def test_status_shows_a_crowd_and_who_waits_elsewhere(site: Site, monkeypatch: p
     folder = site.input / "vehicle_status"
     with links_of_one_file(folder), links_of_one_file(site.input / "work_orders", names=1), running(site):
         crowd = f"very many files wait in {folder.resolve()}, {VERY_MANY} are known"
-        status = eventually(lambda: next((told for told in [site.call("status").stdout] if crowd in told), ""))
+        status = eventually(
+            lambda: next((told for told in [site.call("status").stdout] if crowd in told), ""), timeout=30
+        )
     assert f"and {VERY_MANY + 1 - 10} more wait" in status
     assert "waits: work_orders/0.json: still being written" in status
 
@@ -126,7 +128,7 @@ def test_small_files_load_while_every_worker_has_a_giant(
             other.execute("lock table vehicles_status, objects_detection in share mode")
             for flow, content in files().items():
                 site.drop(f"{flow}.{suffix}", content, flow=flow)
-            eventually(lambda: waits_for_a_table(site) == 2)
+            eventually(lambda: waits_for_a_table(site) == 2, timeout=30)
             for number in range(3):
                 site.drop(f"{number}.json", order(number), flow="work_orders")
                 eventually(lambda number=number: f"{number}.json" in loaded(site))  # type: ignore[misc]

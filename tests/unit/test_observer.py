@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +75,17 @@ def file_away(inbox: Inbox, found: Iterable[FoundFile]) -> None:
     for one in found:
         one.path.unlink(missing_ok=True)
         inbox.done([one.path])
+
+
+def came_in_order(inbox: Inbox, files: int) -> list[str]:
+    """Names of so many files, in the order in which they were handed out; each is filed then."""
+    came: list[str] = []
+    while len(came) < files:
+        taken = inbox.take(3, 5)
+        assert taken
+        came.extend(found.relative for found in taken)
+        file_away(inbox, taken)
+    return came
 
 
 def sh(script: str, folder: Path) -> None:
@@ -472,12 +484,15 @@ def test_more_files_may_wait_than_are_remembered(drop: Drop) -> None:
         inbox = drop.open(capacity=10, rescan_seconds=0.3, settle_seconds=0.05)
         (drop.root / "empty").touch()
         drop.expect(inbox, "empty")
-    came: set[str] = set()
-    while len(came) < 30:
-        taken = inbox.take(5, 5)
-        assert taken
-        came.update(found.relative for found in taken)
-        file_away(inbox, taken)
+    assert len(set(came_in_order(inbox, 30))) == 30
+
+
+def test_a_backlog_that_must_settle_keeps_its_order(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.observer.inbox.POLL_SECONDS", 0.02)
+    for number in range(60):
+        os.utime(write(drop.root / f"{number:03}"), (number, number))
+    inbox = drop.open(observer_kind=ObserverKind.POLLING, settle_seconds=0.05, capacity=10)
+    assert came_in_order(inbox, 60) == [f"{number:03}" for number in range(60)]
 
 
 def test_a_backlog_is_listed_once(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,13 +506,7 @@ def test_a_backlog_is_listed_once(drop: Drop, monkeypatch: pytest.MonkeyPatch) -
     for number in range(500):
         os.utime(write(drop.root / f"a/{number:03}"), (number, number))
     inbox = drop.open(folders=("a",), capacity=10)
-    came: list[str] = []
-    while len(came) < 500:
-        taken = inbox.take(3, 5)
-        assert taken
-        came.extend(found.relative for found in taken)
-        file_away(inbox, taken)
-    assert came == [f"a/{number:03}" for number in range(500)]
+    assert came_in_order(inbox, 500) == [f"a/{number:03}" for number in range(500)]
     assert folders.count(str(drop.root / "a")) == 1
 
 
@@ -506,13 +515,7 @@ def test_a_listing_that_is_cut_off_is_gone_on_with(drop: Drop, monkeypatch: pyte
     for number in range(40):
         os.utime(write(drop.root / f"a/{number:03}"), (number - 20, number - 20))
     inbox = drop.open(folders=("a",), capacity=4)
-    came: list[str] = []
-    while len(came) < 40:
-        taken = inbox.take(3, 5)
-        assert taken
-        came.extend(found.relative for found in taken)
-        file_away(inbox, taken)
-    assert came == [f"a/{number:03}" for number in range(40)]
+    assert came_in_order(inbox, 40) == [f"a/{number:03}" for number in range(40)]
     eventually(lambda: not inbox.status().more_in_folder)
 
 
@@ -526,6 +529,17 @@ def test_a_listing_gives_names_back_as_they_are(drop: Drop) -> None:
     assert len(listing) == 4
     assert sorted(listing.pop(3) + listing.pop(3)) == sorted(str(drop.root / name) for name in names)
     assert listing.pop(1) == []
+
+
+def test_a_listing_takes_any_time_of_change() -> None:
+    times = {"past": -(10**30), "epoch": 0, "future": 10**30, "later": 10**40}
+    entries = [
+        SimpleNamespace(path=f"/in/{name}", stat=lambda *, time=time, **_: SimpleNamespace(st_mtime_ns=time))
+        for name, time in reversed(times.items())
+    ]
+    listing = lanes.Listing("/in")
+    listing.fill(entries)  # type: ignore[arg-type]
+    assert listing.pop(9) == [f"/in/{name}" for name in times]
 
 
 def test_a_folder_with_room_of_its_own_is_watched_whenever_it_appears(drop: Drop) -> None:

@@ -65,6 +65,10 @@ class IsoDay:
         return {"type": "string", "format": "date"}
 
 
+_BLANK = r"[ \t\r\n]*"
+"""What may stand around digits; Unicode has far more that counts as white space."""
+
+
 @dataclass(frozen=True, slots=True)
 class WholeNumber:
     """An `int` from a JSON number without fraction (3 and 3.0, never 1.9 or true).
@@ -80,7 +84,7 @@ class WholeNumber:
             core_schema.chain_schema([core_schema.float_schema(strict=True), core_schema.int_schema()]),
         ]
         if self.from_text:
-            digits = core_schema.str_schema(strict=True, strip_whitespace=True, pattern=r"^[+-]?\d{1,20}$")
+            digits = core_schema.str_schema(strict=True, pattern=rf"^{_BLANK}[+-]?[0-9]{{1,20}}{_BLANK}$")
             choices.append(core_schema.chain_schema([digits, core_schema.int_schema()]))
         return core_schema.custom_error_schema(
             core_schema.union_schema(choices, mode="left_to_right"),
@@ -101,7 +105,8 @@ class DecimalNumber:
     """
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        digits = core_schema.str_schema(strict=True, strip_whitespace=True, pattern=r"^[+-]?\d{1,40}(\.\d{1,40})?$")
+        number = r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?"
+        digits = core_schema.str_schema(strict=True, pattern=rf"^{_BLANK}{number}{_BLANK}$")
         choices: list[CoreSchema | tuple[CoreSchema, str]] = [
             core_schema.decimal_schema(strict=True, allow_inf_nan=False),
             core_schema.chain_schema([core_schema.int_schema(strict=True), core_schema.decimal_schema()]),

@@ -49,7 +49,7 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
     for path in paths:
         inside = [path]
         if path.is_dir():
-            inside = sorted(Path(e.path) for e in scan(str(path), enter=lambda _folder: None, failed=_unreadable))
+            inside = sorted(Path(listed.path) for listed in scan(str(path), failed=_unreadable))
         elif not path.is_symlink() and not path.exists():
             raise TidegateError(f"{path} does not exist")
         # A named folder's own parent counts (archive/FLOW/DAY), what is above it says nothing.

@@ -100,10 +100,6 @@ class Inbox:
         """Whether the inbox's thread is at work."""
         return self._thread.is_alive()
 
-    def __contains__(self, path: Path) -> bool:
-        """Whether it is known: handed out, or waiting to be."""
-        return str(path) in self._paths
-
     def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
         found = self._paths.take(limit, timeout)
@@ -177,8 +173,8 @@ class Inbox:
         new_watch = self._watch.keep(now)
         noticed = self._hints.drain()
         files = list(self._in_order(noticed.files))
-        self._look(files, certain=True)
-        self._look(self._paths.due(_BATCH), certain=False)
+        self._look(files, noticed=True)
+        self._look(self._paths.due(_BATCH), noticed=False)
         everywhere = new_watch or noticed.everything or self._root in noticed.folders or now >= self._scan_at
         if everywhere:
             self._scan_all(now)
@@ -205,12 +201,12 @@ class Inbox:
             else:
                 lane.behind = True
 
-    def _look(self, paths: list[str], *, certain: bool) -> None:
+    def _look(self, paths: list[str], *, noticed: bool) -> None:
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
             with OpenFolders() as folders:
                 looks = [(path, self._look_at(folders, path)) for path in batch]
-            self._paths.note(looks, certain=certain)
+            self._paths.note(looks, noticed=noticed)
 
     def _look_at(self, folders: OpenFolders, path: str) -> Look | None:
         try:
@@ -223,7 +219,7 @@ class Inbox:
         if lane.wants_listing:
             self._list(lane, lane.folder)
         names = lane.listing.pop(min(lane.room, _BATCH)) if lane.listing and lane.room > 0 else []
-        self._look([path for path in names if path not in self._paths], certain=False)
+        self._look([path for path in names if path not in self._paths], noticed=False)
 
     def _refill(self) -> None:
         if any(lane.wants_listing or lane.wants_names for lane in self._lanes):
@@ -259,8 +255,8 @@ class Inbox:
 
         lane.behind = False
         if _is_folder(lane.folder):  # a link of that name is one of the root's files
-            found = scan(folder, enter=enter, failed=self._cannot_read, skip=lane.skip)
-            lane.behind = lane.listing.fill(entry for entry in found if entry.path not in self._paths)
+            found = scan(folder, root=self._root, enter=enter, failed=self._cannot_read, skip=lane.skip)
+            lane.behind = lane.listing.fill(listed for listed in found if listed.path not in self._paths)
 
     def _tell_crowds(self, now: float) -> None:
         for lane in self._lanes:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from services.observer.scan import Listed
+
 NAMES_LISTED = 200_000
 """So many names, of some 100 bytes, one listing of a folder holds; the next one goes on behind them."""
 
@@ -37,9 +39,9 @@ class Listing:
     def __len__(self) -> int:
         return len(self._left)
 
-    def fill(self, entries: Iterable[os.DirEntry[str]]) -> bool:
+    def fill(self, listed: Iterable[Listed]) -> bool:
         """Take in the oldest of these; true when there are more, which the next call goes on with."""
-        names = heapq.nsmallest(NAMES_LISTED + 1, (name for name in self._names(entries) if name > self._behind))
+        names = heapq.nsmallest(NAMES_LISTED + 1, (name for name in self._names(listed) if name > self._behind))
         more = len(names) > NAMES_LISTED
         if more:
             names.pop()
@@ -48,15 +50,15 @@ class Listing:
         self._left = names
         return more
 
-    def _names(self, entries: Iterable[os.DirEntry[str]]) -> Iterator[bytes]:
+    def _names(self, listed: Iterable[Listed]) -> Iterator[bytes]:
         """Bytes that sort by age and then by name: a pair of number and text would take three times the memory."""
-        for entry in entries:
+        for path, entry in listed:
             try:
                 mtime_ns = entry.stat(follow_symlinks=False).st_mtime_ns
             except OSError:
                 continue
             age = min(max(mtime_ns + (1 << 63), 0), (1 << 64) - 1)  # some file systems take any time at all
-            yield age.to_bytes(8) + os.fsencode(entry.path.removeprefix(self._prefix))
+            yield age.to_bytes(8) + os.fsencode(path.removeprefix(self._prefix))
 
     def pop(self, limit: int) -> list[str]:
         """Give out the paths of up to `limit` names."""

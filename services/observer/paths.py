@@ -40,7 +40,6 @@ class _Known:
     seen_at: datetime
     since: float
     stand: Stand | None = None
-    certain: bool = False
     reason: str = ""
     backs_off: bool = False
     due: float = 0.0
@@ -67,20 +66,23 @@ class Paths:
     def __contains__(self, path: str) -> bool:
         return path in self._known
 
-    def note(self, looks: Iterable[tuple[str, Look | None]], *, certain: bool) -> None:
-        """Take in what looks at these paths found; a lane that has no room for a new one falls behind."""
+    def note(self, looks: Iterable[tuple[str, Look | None]], *, noticed: bool) -> None:
+        """Take in what looks at these paths found; a lane that has no room for a new one falls behind.
+
+        noticed: an event led there, so that of a file in hand there may be a newer one by now.
+        """
         with self._changed:
             for path, seen in looks:
                 known = self._known.get(path)
                 if known is not None and known.stand is Stand.OUT:
-                    known.again |= certain
+                    known.again |= noticed
                 elif seen is None:
                     self._forget(path)
                 elif known is not None:
-                    self._judge(path, known, seen, certain=certain)
+                    self._judge(path, known, seen)
                 elif (lane := self._lanes.of(path)).room > 0:
                     known = self._known[path] = _Known(lane, datetime.now(UTC), self._clock())
-                    self._judge(path, known, seen, certain=certain)
+                    self._judge(path, known, seen)
                 else:
                     lane.behind = True
             if self._ready:
@@ -96,19 +98,13 @@ class Paths:
             known.lane.move(path, known.stand, None)
         return known
 
-    def _judge(self, path: str, known: _Known, seen: Look, *, certain: bool) -> None:
+    def _judge(self, path: str, known: _Known, seen: Look) -> None:
         now = self._clock()
         if known.shape != (seen.size, seen.mtime_ns):
             known.changed = known.shape is not None
             known.shape, known.rests_since = (seen.size, seen.mtime_ns), now
-            # The event was about what lay there then; somebody writes again.
-            known.certain = False
-        known.certain |= certain
-        reason = reason_to_wait(
-            seen,
-            rested_seconds=now - known.rests_since,
-            settle_seconds=self._settle_seconds,
-        )
+        rested_seconds = now - known.rests_since
+        reason = reason_to_wait(seen, rested_seconds=rested_seconds, settle_seconds=self._settle_seconds)
         relative = path[self._prefix :]
         if reason is None:
             known.found = FoundFile(Path(path), relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)

@@ -142,7 +142,7 @@ def test_a_file_that_grows_while_it_is_read_waits_and_loads_whole(
     live.drop("x.json", text[:half], flow=STATUS)
     (line,) = live.settled(1)
     assert (line["status"], line["bytes"], line["inserted"]) == ("loaded", len(text), 2)
-    assert said(words_of(logged), reason)
+    assert said(logged, reason)
     assert not list(live.rejected.rglob("*.json"))
 
 

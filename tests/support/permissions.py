@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from services.files import directory
+
 
 @contextmanager
 def without_roots_override() -> Iterator[None]:
@@ -31,3 +33,4 @@ def permissions_bind(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() == 0:
         for name in ("open", "scandir"):
             monkeypatch.setattr(os, name, without_roots_override()(getattr(os, name)))
+        monkeypatch.setattr(directory, "_syscall", without_roots_override()(directory._syscall))

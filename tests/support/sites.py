@@ -225,8 +225,15 @@ class Site:
             root = self.input.resolve()
             pipeline = Assembly(self.settings, flows, database).pipeline(root)
             queues: dict[str | None, list[RoutedFile]] = {}
-            for path in sorted(Path(entry.path) for entry in scan(str(root), enter=_anywhere, failed=_never)):
-                found = GivenFile(path, str(path.relative_to(root)), datetime.now(UTC), size=path.lstat().st_size)
+            for path in sorted(Path(entry.path) for entry in scan(str(root), failed=_never)):
+                status = path.lstat()
+                found = GivenFile(
+                    path,
+                    str(path.relative_to(root)),
+                    datetime.now(UTC),
+                    size=status.st_size,
+                    mtime_ns=status.st_mtime_ns,
+                )
                 routed = pipeline.router.route(found)
                 queues.setdefault(routed.flow, []).append(routed)
             return [result for flow, files in queues.items() for result in pipeline.handle(flow, files)]
@@ -247,10 +254,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-def _anywhere(_folder: str) -> None:
-    pass
 
 
 def _never(folder: str, error: OSError) -> None:

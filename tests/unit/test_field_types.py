@@ -116,7 +116,7 @@ def test_what_is_no_digits_is_no_number(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["1_000", "1.0", "1e3", "0x10", "", "+", "--1", "\uff11\uff12", "9" * 4000, "inf", "nan"]
+    "value", ["1_000", "1.0", "1e3", "0x10", "", "+", "--1", "\uff11\uff12", "9" * 4000, "inf", "nan", "0\x85"]
 )
 def test_python_s_own_spellings_are_no_numbers(value: str) -> None:
     assert rejects(int32_or_text, value)

@@ -20,7 +20,7 @@ from loguru import logger
 from services.files.lease import WriterState
 from services.observer import FileKind, FoundFile, Inbox, lanes, watch, watch_supervisor
 from services.observer.hints import Hints
-from services.observer.scan import is_descended, scan
+from services.observer.scan import Listed, is_descended, scan
 from services.transport.backoff import Backoff
 from settings import ObserverKind
 from tests.support.waiting import eventually
@@ -498,7 +498,7 @@ def test_a_backlog_that_must_settle_keeps_its_order(drop: Drop, monkeypatch: pyt
 def test_a_backlog_is_listed_once(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
     folders: list[str] = []
 
-    def counted(folder: str, **options: Any) -> Iterator[os.DirEntry[str]]:
+    def counted(folder: str, **options: Any) -> Iterator[Listed]:
         folders.append(folder)
         return scan(folder, **options)
 
@@ -524,7 +524,7 @@ def test_a_listing_gives_names_back_as_they_are(drop: Drop) -> None:
     for name in names:
         os.utime(write(drop.root / name), (1, 1))
     listing = lanes.Listing(str(drop.root))
-    entries = scan(str(drop.root), enter=lambda _: None, failed=lambda *_: None)
+    entries = scan(str(drop.root))
     assert not listing.fill(entries)
     assert len(listing) == 4
     assert sorted(listing.pop(3) + listing.pop(3)) == sorted(str(drop.root / name) for name in names)
@@ -534,7 +534,7 @@ def test_a_listing_gives_names_back_as_they_are(drop: Drop) -> None:
 def test_a_listing_takes_any_time_of_change() -> None:
     times = {"past": -(10**30), "epoch": 0, "future": 10**30, "later": 10**40}
     entries = [
-        SimpleNamespace(path=f"/in/{name}", stat=lambda *, time=time, **_: SimpleNamespace(st_mtime_ns=time))
+        (f"/in/{name}", SimpleNamespace(stat=lambda *, time=time, **_: SimpleNamespace(st_mtime_ns=time)))
         for name, time in reversed(times.items())
     ]
     listing = lanes.Listing("/in")

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -22,7 +22,7 @@ _OPENAT2 = 437
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _TRIES = 100
 
-_syscall = getattr(ctypes.CDLL(None, use_errno=True), "syscall", None)
+_syscall: Any = getattr(ctypes.CDLL(None, use_errno=True), "syscall", None)
 
 
 class LeadsOut(OSError):

@@ -15,7 +15,7 @@ from file_processing.daemon import Daemon
 from models.errors import RetryLater
 from services.db import engine as databases, schema
 from services.observer.inbox import Inbox
-from services.runtime import status_file, systemd
+from services.runtime import descriptors, status_file, systemd
 from services.runtime.supervisor import Supervisor
 from services.transport.backoff import INBOUND
 
@@ -33,6 +33,7 @@ def run() -> None:
     """
     # Batches are large lists of records: collecting garbage among them costs much and frees nothing.
     gc.set_threshold(100_000, 50, 100)
+    descriptors.raise_limit()
     settings, flows = configured(console_log=True)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,12 +10,10 @@ from fastapi import FastAPI
 from loguru import logger
 
 from models.errors import RetryLater
+from services.api.connections import Door
 
 STOP_SECONDS = 3
 """So long, at most, open requests may take to end once we are to stop."""
-
-_CONNECTIONS = 200
-"""More at a time are answered 503."""
 
 
 class _ToLoguru(logging.Handler):
@@ -41,20 +39,22 @@ async def serve(app: FastAPI, *, host: str, port: int, tell: Callable[[str], Non
             lifespan="off",
             ws="none",
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        serving = asyncio.create_task(server.serve(sockets=[]))  # the door hands it connections
+        accepting = asyncio.create_task(Door(server).accept(listening))
         logger.info("the API listens at http://{}/docs", _shown(host, port))
         tell(f"http://{_shown(host, port)}/docs")
         try:
-            await asyncio.shield(serving)
+            ended, _ = await asyncio.wait([serving, accepting], return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
             return 0  # start again: nobody told it to stop
-        except asyncio.CancelledError:
+        finally:
+            accepting.cancel()
             server.should_exit = True
-            await asyncio.wait([serving], timeout=STOP_SECONDS + 1)
-            raise
+            await asyncio.wait([serving, accepting], timeout=STOP_SECONDS + 1)
 
 
 def _shown(host: str, port: int) -> str:
@@ -64,9 +64,11 @@ def _shown(host: str, port: int) -> str:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise RetryLater(
             f"the API cannot listen at {_shown(host, port)}: {error.strerror or error}",
             hint="set API_HOST or API_PORT, or stop what listens there",
         ) from error
+    listening.setblocking(False)
+    return listening

@@ -128,7 +128,13 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = Field(
         None,
         min_length=8,
-        description="Requests send it as Authorization: Bearer; without one nothing can be changed through the API.",
+        description="Requests send it as Authorization: Bearer; without one a token is made at the first start, "
+        "in DATA_DIR/api-token.",
+    )
+    api_allowed_hosts: str = Field(
+        "",
+        description="Further names under which the API is asked for, with commas between them; localhost and API_HOST "
+        "are known.",
     )
 
     @property
@@ -159,6 +165,11 @@ class Settings(BaseSettings):
         made = self.model_copy()
         made._declared = self._declared | {name: SecretStr(value) for name, value in values.items()}
         return made
+
+
+def listed(value: str) -> tuple[str, ...]:
+    """The parts of a value that has commas between them."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 Declared = Callable[[Path | None], Iterable[Setting]]

@@ -1,20 +1,23 @@
 """The connectors that are configured, and the API, as jobs for the supervisor."""
 
+from collections.abc import Callable
+
 from commands import api
 from commands.site import Site, is_on, room
 from models.connector import RestMaster
 from services.destinations import dispatch as destinations
 from services.destinations.delivery import Delivery
 from services.files.room import Room
+from services.runtime.status_file import DaemonState
 from services.runtime.supervisor import Job, Tell
 from services.sources import dispatch as sources
 from services.sources.dispatch import Source
 
 
-def jobs(site: Site) -> list[Job]:
+def jobs(site: Site, state: Callable[[], DaemonState]) -> list[Job]:
     """The jobs of each connector whose address is configured, and the API with its masters.
 
-    Raises StopDaemon when a connector's configuration is not safe.
+    state: how the daemon is now. Raises StopDaemon when a connector's configuration is not safe.
     """
     made = {
         (flow.name, source.name): sources.make(flow, source, site.settings, site.database.connect)
@@ -25,7 +28,7 @@ def jobs(site: Site) -> list[Job]:
     deliveries = [delivery for flow in site.flows.values() for delivery in _deliveries(site, flow.name)]
     fetching = [_with_room(job, room(site.settings)) for source in made.values() for job in source.jobs]
     found = fetching + [job for delivery in deliveries for job in delivery.jobs]
-    return found + api.jobs(site, _resources(site, made))
+    return found + api.jobs(site, _resources(site, made), state)
 
 
 def _with_room(job: Job, room: Room) -> Job:

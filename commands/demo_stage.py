@@ -66,7 +66,7 @@ def _run(home: Path, host: str, every: float, stopping: threading.Event) -> None
             return
         _write_settings(ports, host, home)
         processes.start("daemon", [str(ROOT / "main.py"), "--env-file", str(home / ".env"), "run"], home)
-        processes.wait_for("daemon", f"http://{LOOPBACK}:{ports['api']}/health", stopping)
+        processes.wait_for("daemon", f"http://{LOOPBACK}:{ports['api']}/healthz", stopping)
         tell_what_to_try(ports, home)
         stream = ["-m", "partners.stream", "--input", str(home / "input"), "--env-file", str(home / ".env")]
         processes.start("stream", [*stream, "--every", str(every)], ROOT, shown=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from commands import connectors
+from commands import api, connectors
 from commands.console import from_here, out, this_program
 from commands.site import Site, configured, make_folders, node
 from file_processing.daemon import Daemon
@@ -59,7 +59,7 @@ def run() -> None:
             ),
             pipeline=site.pipeline(settings.input_dir.resolve(), stopping=stopping),
             writer=site.writer(stopping),
-            connectors=Supervisor(connectors.jobs(site)),
+            connectors=Supervisor(connectors.jobs(site, lambda: publisher.state)),
             publisher=publisher,
             recover=database.recover,
             workers=settings.workers,
@@ -95,6 +95,8 @@ def welcome(site: Site) -> None:
     out.print(f"Database  {site.database.uri}" + ("  (embedded)" if site.database.embedded else ""))
     if site.settings.api_port:
         out.print(f"API       http://{site.settings.api_host}:{site.settings.api_port}/docs")
+        token = api.token_file(site.settings)
+        out.print(f"Token     {f'stands in {token}' if token else 'is API_TOKEN'}")
     sample = next((path for flow in site.flows for path in sorted((SAMPLES / flow).glob("*.*"))), None)
     if sample is not None:
         out.print(f"Try       cp {from_here(sample)} {folder}/{sample.parent.name}/")

@@ -212,6 +212,7 @@ class InterchangeRow(Base):
 class ReceiptRow(Base):
     """A body that came in by HTTP: what its sender may ask for, before its file is loaded and after.
 
+    id: random, so that nobody finds another sender's; those of before revision 0003 are numbers.
     name: its file's name, which no other file has; with `sha256` it leads to the ledger's line.
     idempotency_key: the sender's own name of the request, which keeps a repeat from becoming a second file.
     """
@@ -219,7 +220,7 @@ class ReceiptRow(Base):
     __tablename__ = "receipt"
     __table_args__ = (UniqueConstraint("flow", "idempotency_key"), {"schema": SCHEMA})
 
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    id: Mapped[str] = mapped_column(Text, primary_key=True, server_default=text("gen_random_uuid()"))
     flow: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)
     sha256: Mapped[bytes] = mapped_column(LargeBinary)

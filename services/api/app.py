@@ -4,21 +4,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import fastapi_offline
-from fastapi import Depends, FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from loguru import logger
-from pydantic import SecretStr
-from starlette.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows import Flows
-from services.api import inbound
-from services.api.access import guard
+from services.api import inbound, page
+from services.api.access import Access, Gate
 from services.api.inbound import Lend, MediaTypes
-from services.api.problems import ProblemApp
+from services.api.problems import Problem, ProblemApp, described
 from services.api.resources import Resource, router
+from services.runtime.status_file import DaemonState
 
 _ABOUT = """
 Bodies that become files of a flow (`/inbound`), and the resources of master systems.
@@ -34,48 +31,48 @@ def create_app(
     *,
     input_dir: Path,
     max_bytes: int,
+    access: Access,
+    state: Callable[[], DaemonState],
     room: Callable[[], None] = lambda: None,
-    token: SecretStr | None,
     resources: Iterable[Resource] = (),
-) -> FastAPI:
+) -> ASGIApp:
     """The API over these flows.
 
     max_bytes: of a body; of its content, when compressed, the loader takes care.
     room: raises RetryLater while there is too little of it to take a body.
+    state: how the daemon is now.
     """
     app = ProblemApp(title="Tidegate", description=_ABOUT, docs_url=None, redoc_url=None)
-    _add_page(app)
-    guarded = [Depends(guard(token))]
+    page.add(app, access)
+    # The gate has looked at the token already: this tells the page that there is one.
+    told = [Depends(HTTPBearer(auto_error=False, description="The value of API_TOKEN, or of DATA_DIR/api-token"))]
     app.include_router(
         inbound.router(flows, lend, media_types, input_dir=input_dir, max_bytes=max_bytes, room=room),
-        dependencies=guarded,
+        dependencies=told,
     )
     for resource in resources:
-        app.include_router(router(resource, lend), dependencies=guarded)
+        app.include_router(router(resource, lend), dependencies=told)
+    _add_health(app, state)
+    return _AccessLog(Gate(app, access))
 
-    @app.get("/health", tags=["health"])
-    async def health() -> Mapping[str, str]:
-        """The daemon lives. `status` of the command line knows more."""
+
+def _add_health(app: ProblemApp, state: Callable[[], DaemonState]) -> None:
+    def look(request: Request, problems: Callable[[DaemonState], list[str]], what: str) -> None:
+        """Raises Problem; only who has the token hears why."""
+        if found := problems(state()):
+            raise Problem(503, "; ".join(found) if request.state.is_known else what, hint="`status` tells more")
+
+    @app.get("/healthz", tags=["health"], responses=described(503))
+    async def healthz(request: Request) -> Mapping[str, str]:
+        """The daemon lives."""
+        look(request, DaemonState.why_not_alive, "the daemon does not live")
         return {"status": "alive"}
 
-    app.add_middleware(_AccessLog)
-    return app
-
-
-def _add_page(app: FastAPI) -> None:
-    """The OpenAPI page, with scripts of our own: a page that takes a token loads nothing from elsewhere."""
-    static = Path(fastapi_offline.__file__).parent / "static"
-    app.mount("/static", StaticFiles(directory=static), name="static")
-
-    @app.get("/docs", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="Tidegate",
-            swagger_js_url="/static/swagger-ui-bundle.js",
-            swagger_css_url="/static/swagger-ui.css",
-            swagger_favicon_url="/static/favicon.png",
-        )
+    @app.get("/readyz", tags=["health"], responses=described(503))
+    async def readyz(request: Request) -> Mapping[str, str]:
+        """The daemon loads what comes; it may well live and wait for its database."""
+        look(request, DaemonState.why_not_ready, "the daemon is not ready")
+        return {"status": "ready"}
 
 
 class _AccessLog:

@@ -33,7 +33,7 @@ _ENCODINGS = {"": "", "identity": "", "gzip": ".gz", "x-gzip": ".gz"}
 class Accepted(BaseModel):
     """Stored, on disk; the loader has it next."""
 
-    id: int
+    id: str
     flow: str
     name: str
     location: str
@@ -64,7 +64,7 @@ class Counts(BaseModel):
 class Became(BaseModel):
     """What became of a body: `ledger_id` is the number that `files` and the log show."""
 
-    id: int
+    id: str
     flow: str
     name: str
     bytes: int
@@ -131,7 +131,7 @@ class _Intake:
             await _fill(upload, request)
             receipt = await run_in_threadpool(self._keep, upload, flow, key)
         logger.bind(flow=flow, file=receipt.name, receipt=receipt.id).info(
-            "{} came by HTTP as #{} of the receipts, {} bytes", receipt.name, receipt.id, receipt.bytes
+            "{} came by HTTP as receipt {}, {} bytes", receipt.name, receipt.id, receipt.bytes
         )
         return receipt
 
@@ -169,7 +169,7 @@ def router(
     @routes.post(
         "/{flow}",
         status_code=202,
-        responses=described(400, 401, 403, 404, 408, 409, 413, 415, 422, 503),
+        responses=described(400, 401, 404, 408, 409, 413, 415, 422, 503),
         openapi_extra={"requestBody": _body(media_types), "parameters": _HEADERS},
     )
     async def send(flow: str, request: Request, response: Response) -> Accepted:
@@ -185,13 +185,13 @@ def router(
         response.headers["Location"] = location
         return Accepted(id=receipt.id, flow=flow, name=receipt.name, location=location)
 
-    @routes.get("/{number}", responses=described(401, 404, 422, 503))
-    def became(number: Annotated[int, PathParameter(ge=0, le=2**63 - 1)]) -> Became:
+    @routes.get("/{receipt}", responses=described(401, 404, 422, 503))
+    def became(receipt: Annotated[str, PathParameter(pattern=r"^[0-9a-f-]{1,36}$")]) -> Became:
         """What became of a body: the counts of its records, and the first errors."""
         with lend() as connection:
-            found = receipts.look(connection, number)
+            found = receipts.look(connection, receipt)
         if found is None:
-            raise Problem(404, f"there is no receipt {number}", hint="the answer to the POST names its location")
+            raise Problem(404, f"there is no receipt {receipt}", hint="the answer to the POST names its location")
         counts = Counts.model_validate(found) if found["ledger_id"] is not None else None
         return Became.model_validate({**found, "counts": counts})
 

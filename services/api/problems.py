@@ -86,27 +86,27 @@ class ProblemApp(FastAPI):
 
 
 async def _problem(request: Request, error: Problem) -> JSONResponse:
-    return _answer(request, error)
+    return answer(request, error)
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:
     hint = "see /docs for what there is" if error.status_code in (404, 405) else ""
-    return _answer(request, Problem(error.status_code, str(error.detail), hint=hint, headers=error.headers))
+    return answer(request, Problem(error.status_code, str(error.detail), hint=hint, headers=error.headers))
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     wrong = [_wrong(one["loc"], one["msg"]) for one in error.errors()]
     said = "; ".join(f"{one.get('parameter') or one['pointer']}: {one['detail']}" for one in wrong)
-    return _answer(request, Problem(422, said, members={"errors": wrong}))
+    return answer(request, Problem(422, said, members={"errors": wrong}))
 
 
 async def _later(request: Request, error: RetryLater) -> JSONResponse:
     seconds = max(math.ceil(error.after_seconds), RETRY_SECONDS)
-    return _answer(request, Problem(503, error.reason, hint=error.hint, headers={"Retry-After": str(seconds)}))
+    return answer(request, Problem(503, error.reason, hint=error.hint, headers={"Retry-After": str(seconds)}))
 
 
 async def _unusable(request: Request, error: StopConnector) -> JSONResponse:
-    return _answer(request, Problem(502, error.reason, hint=error.hint))
+    return answer(request, Problem(502, error.reason, hint=error.hint))
 
 
 async def _refused(request: Request, error: RefusedByPartner) -> JSONResponse:
@@ -114,16 +114,16 @@ async def _refused(request: Request, error: RefusedByPartner) -> JSONResponse:
     status = error.status if 400 <= error.status < 500 else 502
     headers = {"Retry-After": str(math.ceil(error.after_seconds))} if error.after_seconds else None
     members = {"fields": error.fields} if error.fields else None
-    return _answer(request, Problem(status, error.reason, hint=error.hint, headers=headers, members=members))
+    return answer(request, Problem(status, error.reason, hint=error.hint, headers=headers, members=members))
 
 
 async def _ours(request: Request, error: TidegateError) -> JSONResponse:
-    return _answer(request, Problem(500, error.reason, hint=error.hint))
+    return answer(request, Problem(500, error.reason, hint=error.hint))
 
 
 async def _mistake(request: Request, _error: Exception) -> JSONResponse:
     # The server logs it with its traceback, which belongs in no answer.
-    return _answer(request, Problem(500, "a mistake of Tidegate's", hint="its log tells more"))
+    return answer(request, Problem(500, "a mistake of Tidegate's", hint="its log tells more"))
 
 
 def _wrong(where: tuple[int | str, ...], message: str) -> dict[str, str]:
@@ -142,7 +142,8 @@ def _phrase(status: int) -> str:
         return "Refused"
 
 
-def _answer(request: Request, problem: Problem) -> JSONResponse:
+def answer(request: Request, problem: Problem) -> JSONResponse:
+    """The answer that says it."""
     details = ProblemDetails(
         title=_phrase(problem.status),
         status=problem.status,

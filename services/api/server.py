@@ -6,8 +6,8 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
-from fastapi import FastAPI
 from loguru import logger
+from starlette.types import ASGIApp
 
 from models.errors import RetryLater
 from services.api.connections import Door
@@ -24,7 +24,7 @@ class _ToLoguru(logging.Handler):
         logger.opt(exception=record.exc_info).log(level, "API: {}", record.getMessage())
 
 
-async def serve(app: FastAPI, *, host: str, port: int, tell: Callable[[str], None]) -> float:
+async def serve(app: ASGIApp, *, host: str, port: int, tell: Callable[[str], None]) -> float:
     """Serve until cancelled; then open requests get STOP_SECONDS to end. `tell` is told the address.
 
     Raises RetryLater when the address cannot be had.

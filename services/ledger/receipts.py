@@ -29,7 +29,7 @@ class OtherBody(TidegateError):
 class Receipt:
     """One body: `name` is its file's, which no other body has."""
 
-    id: int
+    id: str
     flow: str
     name: str
     sha256: bytes
@@ -100,10 +100,10 @@ from tidegate.rejected_record where inbound_file_id = %s order by id limit %s
 """
 
 
-def look(connection: Connection, number: int) -> dict[str, Any] | None:
+def look(connection: Connection, receipt_id: str) -> dict[str, Any] | None:
     """What became of a receipt's file, with the first errors; `None` when there is no such receipt."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(_STATUS, [number]).fetchone()
+        found = cursor.execute(_STATUS, [receipt_id]).fetchone()
         if found is None:
             return None
         errors = cursor.execute(_ERRORS, [found["ledger_id"], SHOWN_ERRORS]).fetchall()

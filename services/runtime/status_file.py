@@ -19,6 +19,8 @@ from models.errors import TidegateError
 from services import trust
 
 _REFRESH_SECONDS = 1.0
+_STUCK_SECONDS = 60.0
+"""A daemon that has said nothing of itself for so long no longer works."""
 
 
 class Phase(StrEnum):
@@ -96,6 +98,17 @@ class DaemonState:
     counters: Mapping[str, int] = field(default_factory=dict)
     connectors: tuple[JobState, ...] = ()
 
+    def why_not_alive(self) -> list[str]:
+        """Why it had better be started anew; nothing when it lives."""
+        silent = (datetime.now(UTC) - self.updated_at).total_seconds()
+        return [f"the daemon has said nothing of itself for {silent:.0f} seconds"] if silent > _STUCK_SECONDS else []
+
+    def why_not_ready(self) -> list[str]:
+        """Why it does not load what comes now; nothing when it does."""
+        fault = [self.fault.text] if self.fault else []
+        phase = [] if self.state is Phase.WATCHING else [f"the daemon is {self.state}"]
+        return [*self.why_not_alive(), *phase, *fault]
+
 
 class Publisher:
     """Publishes one daemon's state for as long as it is open; a crash ends that as well.
@@ -112,6 +125,11 @@ class Publisher:
         self._changing = threading.Lock()
         self._lock, self._path = _claim(run, os.getpid())
         self._write()
+
+    @property
+    def state(self) -> DaemonState:
+        """What is published now."""
+        return self._state
 
     def update(self, **changes: Any) -> None:
         """Change fields of the state; cheap enough for every turn of a loop."""

@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 __all__ = ["api"]
 
-HEAD = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 def connect(client: httpx.Client) -> socket.socket:
@@ -59,7 +59,7 @@ def test_idle_connections_keep_no_honest_request_out(api: httpx.Client, said: by
     with idle(api, 250, said):
         for _ in range(3):
             with httpx.Client(base_url=api.base_url, timeout=5) as honest:
-                assert honest.get("/health").status_code == 200
+                assert honest.get("/healthz").status_code == 200
 
 
 @pytest.mark.usefixtures("many_descriptors")
@@ -73,7 +73,7 @@ def test_more_connections_than_descriptors_and_a_file_still_loads(site: Site) ->
             site.drop("a.json", [report("a")], flow="vehicle_status")
             assert [line["status"] for line in site.settled(1)] == ["loaded"]
             with httpx.Client(base_url=client.base_url, timeout=5) as honest:
-                assert honest.get("/health").status_code == 200
+                assert honest.get("/healthz").status_code == 200
     assert site.stop(daemon) == 0
     assert "Too many open files" not in site.log() + daemon.log.read_text()
 

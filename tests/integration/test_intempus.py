@@ -91,8 +91,12 @@ def at_work(site: Site, states: Callable[[], Sequence[JobState]]) -> Iterator[Sy
 @contextmanager
 def syncing(site: Site) -> Iterator[Synced]:
     """The API and the sync of a configured site, and nothing that loads the files."""
-    with databases.open_database(site.settings) as database:
-        supervisor = Supervisor(connectors.jobs(Assembly(site.settings, flows.discover(), database)))
+    with (
+        databases.open_database(site.settings) as database,
+        status_file.publish(site.settings.data_dir, node="test", input_dir=site.input) as publisher,
+    ):
+        assembly = Assembly(site.settings, flows.discover(), database)
+        supervisor = Supervisor(connectors.jobs(assembly, lambda: publisher.state))
         supervisor.start()
         try:
             with at_work(site, supervisor.states) as synced:
@@ -509,7 +513,7 @@ def test_a_body_is_not_read_before_the_token(site: Site) -> None:
         problem(synced.api.post("/case", content="{", headers=JSON | {"Authorization": ""}), 401)
         with socket.create_connection((synced.api.base_url.host, site.settings.api_port), timeout=10) as raw:
             raw.sendall(
-                b"POST /case HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+                b"POST /case HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
             )
             assert raw.recv(100).startswith(b"HTTP/1.1 401 ")
 

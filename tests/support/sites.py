@@ -294,7 +294,7 @@ def running(site: Site) -> Iterator[Site]:
             ),
             pipeline=assembly.pipeline(site.input.resolve(), stopping=stopping),
             writer=assembly.writer(stopping),
-            connectors=Supervisor(connectors.jobs(assembly)),
+            connectors=Supervisor(connectors.jobs(assembly, lambda: publisher.state)),
             publisher=publisher,
             recover=database.recover,
             workers=site.settings.workers,

@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         description="Further names under which the API is asked for, with commas between them; localhost and API_HOST "
         "are known.",
     )
+    plain_http_hosts: str = Field(
+        "",
+        description="Hosts of partners to which credentials may go over plain http, with commas between them: the "
+        "network between has to be your own, as that of Compose is.",
+    )
 
     @property
     def folders(self) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from services.files.secret_file import made_once
 from services.runtime.status_file import DaemonState
 from services.runtime.supervisor import Job, Tell
 from services.sources.dispatch import Source
+from services.text import hide
 from settings import Settings, listed
 
 CONNECTIONS = 4
@@ -53,6 +54,7 @@ def jobs(site: Site, masters: Sequence[MasterOf], state: Callable[[], DaemonStat
     path = token_file(settings)
     token = settings.api_token if path is None else SecretStr(made_once(path))
     assert token is not None
+    hide(token.get_secret_value())
     access = Access(token, [settings.api_host, *listed(settings.api_allowed_hosts)])
     free = threading.BoundedSemaphore(CONNECTIONS)
     resources = []

@@ -6,20 +6,32 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
 
 from models.errors import TidegateError
 from services.ledger.inbound import COUNTS
+from services.text import hidden, one_line, printable
 
 ALL_WELL, REJECTED, WRONG_USE = 0, 1, 2
 """Exit codes."""
 
-# soft_wrap: the terminal wraps what is too long for it; rich would cut words and pad lines.
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+class _Lines(Console):
+    """Prints each text as one line, whatever it holds: much of it comes from files and partners."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        # soft_wrap: the terminal wraps what is too long for it; rich would cut words and pad lines.
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+out = _Lines()
+err = _Lines(stderr=True)
 
 
 FlowOption = Annotated[
@@ -46,7 +58,7 @@ class Counted(Protocol):
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, default=_plain), flush=True)  # noqa: T201
+    print(hidden(json.dumps(value, default=_plain), is_json=True), flush=True)  # noqa: T201
 
 
 def _plain(value: object) -> str:
@@ -55,7 +67,7 @@ def _plain(value: object) -> str:
 
 def complain(error: TidegateError | str) -> None:
     """One sentence on standard error."""
-    err.print(str(error), style="red")
+    err.print(one_line(str(error)), style="red")
 
 
 def aligned(rows: Iterable[Iterable[object]], *, right: frozenset[int] = frozenset()) -> None:
@@ -63,7 +75,7 @@ def aligned(rows: Iterable[Iterable[object]], *, right: frozenset[int] = frozens
 
     The last column is never padded, so that a long one wraps and nothing is cut.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in cells), strict=True)]
     for *row, last in cells:
         padded = [

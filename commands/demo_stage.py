@@ -1,6 +1,7 @@
 """What the demo shows: the daemon among the stand-ins of its partners, a screen that explains it, a stream."""
 
 import fcntl
+import secrets
 import shlex
 import sys
 import threading
@@ -26,7 +27,8 @@ PORTS = {
     "ssh": 2222,
     "api": 9001,
 }
-TOKEN = "demo-token"  # noqa: S105  # of a daemon that only this machine reaches
+TOKEN = secrets.token_urlsafe(12)
+"""Of the demo's API, another one each time; its `.env` has it for the commands."""
 
 
 def show(home: Path, flows: Flows, host: str, every: float, stopping: threading.Event) -> None:
@@ -45,7 +47,8 @@ def show(home: Path, flows: Flows, host: str, every: float, stopping: threading.
 
 
 def _run(home: Path, host: str, every: float, stopping: threading.Event) -> None:
-    out.print(f"Starting the daemon and its partners in {from_here(home)}/ …\n")
+    out.print(f"Starting the daemon and its partners in {from_here(home)}/ …")
+    out.print()
     ports = {name: free_port(port, host) for name, port in PORTS.items()}
     with Processes(home) as processes:
         partners = [name for name in ports if name not in ("ssh", "api")]
@@ -113,7 +116,8 @@ def tell_what_to_try(ports: Mapping[str, int], home: Path) -> None:
         shlex.quote(str(from_here(home))),
         shlex.join([sys.executable, str(ROOT / "main.py"), "--env-file", ".env"]),
     )
-    out.print("The daemon, six partner systems and a gentle stream are at work; Ctrl-C ends all of it.\n")
+    out.print("The daemon, six partner systems and a gentle stream are at work; Ctrl-C ends all of it.")
+    out.print()
     out.print("Open")
     aligned(
         [
@@ -130,7 +134,8 @@ def tell_what_to_try(ports: Mapping[str, int], home: Path) -> None:
             ("  Intempus", f"{url['intempus']}/docs", "the master of the cases"),
         ]
     )
-    out.print("  Each partner has /docs, /_received (what came) and /_faults (what shall go wrong).\n")
+    out.print("  Each partner has /docs, /_received (what came) and /_faults (what shall go wrong).")
+    out.print()
     out.print("Try, from another terminal")
     token, json = f"-H 'Authorization: Bearer {TOKEN}'", "-H 'content-type: application/json' -d"
     fault = f"curl {url['inventory']}/_faults -X PUT {json}"
@@ -147,4 +152,5 @@ def tell_what_to_try(ports: Mapping[str, int], home: Path) -> None:
             ("  Its end", f"{fault} '{{}}'    (nothing is lost or doubled)"),
         ]
     )
-    out.print("\nNow")
+    out.print()
+    out.print("Now")

@@ -10,7 +10,6 @@ from commands.site import named, node, opened
 from file_processing.outbound.worker import FlowWriter, WrittenFile
 from models.errors import TidegateError
 from services.ledger.locks import AnotherWriter
-from services.text import printable
 
 
 def emit(flow: FlowOption = None, as_json: JsonOption = False) -> None:
@@ -30,7 +29,7 @@ def emit(flow: FlowOption = None, as_json: JsonOption = False) -> None:
         if as_json:
             print_json(dataclasses.asdict(file))
         else:
-            out.print(f"#{file.id}  {file.flow}  {printable(str(file.path))}  {plural(file.records, 'record')}")
+            out.print(f"#{file.id}  {file.flow}  {file.path}  {plural(file.records, 'record')}")
 
     with opened() as site:
         chosen = named(site.flows, flow)

@@ -14,7 +14,6 @@ from models.ledger import FileStatus
 from services.ledger import lineage, queries
 from services.ledger.overview import NO_FLOW
 from services.ledger.queries import LedgerLine
-from services.text import printable
 
 
 def files(
@@ -111,5 +110,5 @@ def exactly(value: object) -> str:
 def origin(line: LedgerLine | None, position: int | None) -> str:
     if line is None:
         return "no file: inserted by another application"
-    place = f", kept as {printable(line.filed_as)}" if line.filed_as else ""
+    place = f", kept as {line.filed_as}" if line.filed_as else ""
     return f"record {position} of #{line.id} {line.name}, loaded {moment(line.loaded_at)}{place}"

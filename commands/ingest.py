@@ -122,6 +122,6 @@ def show(result: FileResult, *, width: int) -> None:
     what = [counts(result.entry)] if result.entry and result.entry.records else []
     what += [reason] if (reason := reason_of(result)) else []
     status, flow = status_of(result), result.flow or NO_FLOW
-    line = f"{status:<9}  {number:<5}  {flow:<{width}}  {printable(str(result.dropped.path))}"
+    line = f"{status:<9}  {number:<5}  {flow:<{width}}  {result.dropped.path}"
     bad = status not in (FileStatus.LOADED, FileStatus.DUPLICATE)
     out.print("  ".join([line, *what]), style="red" if bad else None)

@@ -11,7 +11,6 @@ from models.errors import TidegateError
 from services.destinations import delivery
 from services.ledger import queries, replay
 from services.runtime import status_file
-from services.text import printable
 
 
 def retry(
@@ -88,7 +87,7 @@ def _put_back(site: Site, ledger_ids: list[int] | None, flow: str | None, *, for
                     connection, lines[ledger_id], site.folders, site.settings.input_dir.resolve(), force=force
                 )
                 put += 1
-                out.print(f"#{ledger_id} put back as {printable(str(place))}")
+                out.print(f"#{ledger_id} put back as {place}")
             except TidegateError as error:
                 well = False
                 complain(error)

@@ -20,15 +20,16 @@ from file_processing.inbound.limits import Limits
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.outbound.worker import Writer
 from flows import Flows
-from models.connector import Connector
+from models.connector import Connector, Kind
 from models.errors import StopDaemon, TidegateError
-from services import trust
+from services import text, trust
 from services.db import engine as databases, schema, sqlstate
 from services.db.engine import Database
 from services.files.folders import Folders
 from services.files.room import Room
 from services.runtime import log
-from settings import Settings
+from services.transport.hosts import refuse_plain
+from settings import Settings, listed
 
 env_file: ContextVar[Path | None] = ContextVar("env_file", default=None)
 """What `--env-file` names; without it there is the `.env` beside `main.py`."""
@@ -105,6 +106,7 @@ def configured(*, console_log: bool = False) -> tuple[Settings, Flows]:
     log.configure(settings, console=console_log)
     further = _trusted(settings.flows_dir)
     flows = flow_folder.discover(*([further] if further else []))
+    hide_secrets(flows, settings)
     for flow in flows.values():
         for connector in flow.connectors:
             is_on(connector, settings)
@@ -130,7 +132,10 @@ def _trusted(flows_dir: Path | None) -> Path | None:
 
 
 def is_on(connector: Connector, settings: Settings) -> bool:
-    """Whether a connector's address is configured. Raises StopDaemon when it is, and what else it needs is not."""
+    """Whether a connector's address is configured.
+
+    Raises StopDaemon when it is, and what else it needs is not, or its credentials would go out unencrypted.
+    """
     if not settings.text(connector.address):
         return False
     for choice in connector.needs:
@@ -140,7 +145,23 @@ def is_on(connector: Connector, settings: Settings) -> bool:
                 f"{connector.address.name} is set, and {missing} is not",
                 hint=f"set it, or remove {connector.address.name}",
             )
+    # Beside an address it needs what tells the partner who we are.
+    needed = [setting for choice in ((connector.address,), *connector.needs) for setting in choice]
+    sent = [one.name for one in needed if one.kind is not Kind.URL and settings.text(one)]
+    for setting in connector.settings:
+        if setting.kind is Kind.URL:
+            refuse_plain(setting.name, settings.text(setting), sent, listed(settings.plain_http_hosts))
     return True
+
+
+def hide_secrets(flows: Flows, settings: Settings) -> None:
+    """Have our secrets shown nowhere, whoever says them back to us."""
+    for flow in flows.values():
+        for setting in flow.settings:
+            if setting.kind in (Kind.SECRET, Kind.PASSWORD):
+                text.hide(settings.text(setting))
+    if settings.api_token is not None:
+        text.hide(settings.api_token.get_secret_value())
 
 
 @contextmanager

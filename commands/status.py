@@ -15,7 +15,6 @@ from services.ledger import overview
 from services.observer import scan
 from services.runtime import status_file
 from services.runtime.status_file import DaemonState, JobPhase, JobState
-from services.text import printable
 
 SHOWN_WAITING = 10
 _STATUS_COLUMNS = ("waiting", "loaded", "partial", "rejected", "duplicate", "rows", "unsynced")
@@ -97,7 +96,7 @@ def show_status(health: Health) -> None:
             out.print(f"disk      {error}", style="red")
     if health.fault is not None:
         total = sum(health.waiting.values())
-        where = ", ".join(f"{count} {printable(folder)}" for folder, count in sorted(health.waiting.items()))
+        where = ", ".join(f"{count} {folder}" for folder, count in sorted(health.waiting.items()))
         out.print(f"waiting   {plural(total, 'file')}" + (f": {where}" if where else ""))
         return
     out.print()
@@ -119,12 +118,12 @@ def show_daemon(daemon: DaemonState) -> None:
     for name, reason in daemon.outbound.items():
         out.print(f"          outbound files of {name} wait: {reason}", style="red")
     for name, reason in daemon.waiting[:SHOWN_WAITING]:
-        out.print(f"          waits: {printable(name)}: {reason}")
+        out.print(f"          waits: {name}: {reason}")
     more = max(len(daemon.waiting), daemon.counters.get("waiting", 0)) - SHOWN_WAITING
     if more > 0:
         out.print(f"          and {more} more wait")
     for folder, count in daemon.crowds.items():
-        known = f"very many files wait in {printable(folder)}, {count} are known"
+        known = f"very many files wait in {folder}, {count} are known"
         out.print(f"          {known}; files of other folders pass them", style="red")
     for job in daemon.connectors:
         show_connector(job)

@@ -1,14 +1,52 @@
 """Text of others, made safe: on one line of a log, a report or a terminal; in UTF-8 and in PostgreSQL."""
 
+import json
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
+
+SHORTEST_SECRET = 6
+"""A shorter one is in too many words that give nothing away."""
+
+HIDDEN = "[secret]"
+
+_secrets: dict[bool, re.Pattern[str]] = {}
+"""What our secrets look like in text, and in JSON; nothing before there are any."""
+
+_known: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """From now on what is made safe here does not show this secret: who got it from us may well say it back."""
+    if len(secret) < SHORTEST_SECRET or secret in _known:
+        return
+    _known.add(secret)
+    in_json = {json.dumps(one, ensure_ascii=is_ascii)[1:-1] for one in _known for is_ascii in (True, False)}
+    in_json |= {quote(one, safe="", errors="backslashreplace") for one in _known}
+    _secrets[False] = re.compile(f"({_any_of(_known | in_json)})")
+    # An escape is passed over whole: what begins within it only looks like a secret.
+    _secrets[True] = re.compile(rf"({_any_of(in_json)})|\\u[0-9a-fA-F]{{4}}|\\.")
+
+
+def _any_of(forms: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+
+
+def hidden(text: str, *, is_json: bool = False) -> str:
+    """The text without our secrets, in whatever way they are written there; JSON stays JSON."""
+    pattern = _secrets.get(is_json)
+    return text if pattern is None else pattern.sub(lambda match: HIDDEN if match[1] else match[0], text)
 
 
 def printable(text: str) -> str:
     """The text on one line: whatever does not print, bytes that are no UTF-8 among it, is escaped.
 
-    File names may hold any bytes, and what partners say any characters; neither gets to a terminal as it is.
+    File names may hold any bytes, and what partners say any characters and our secrets; neither gets to a terminal
+    as it is.
     """
+    text = hidden(text)
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
@@ -22,7 +60,7 @@ def _escaped(character: str) -> str:
 
 def one_line(text: str) -> str:
     """The same for what was meant to have several lines: they are put one behind the other."""
-    return printable(" ".join(text.split()))
+    return printable(" ".join(hidden(text).split()))
 
 
 def storable(text: str) -> str:

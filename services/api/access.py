@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -14,13 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api import problems
 from services.api.problems import Problem
+from services.transport.hosts import is_loopback
 
 COOKIE = "tidegate"
 SIGN_IN = "/sign-in"
 OPEN = frozenset({"/healthz", "/readyz", SIGN_IN})
 """All else needs the token."""
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = frozenset({"GET", "HEAD"})
 
 HEADERS = {
@@ -40,7 +39,7 @@ class Access:
     def __init__(self, token: SecretStr, hosts: Iterable[str]) -> None:
         """hosts: names under which the API may be asked for, beside those of this machine itself."""
         self._token = token.get_secret_value().encode()
-        self._hosts = LOOPBACK | {host.strip().strip("[]").lower() for host in hosts}
+        self._hosts = frozenset(host.strip().strip("[]").lower() for host in hosts)
         self.session = hmac.digest(self._token, b"tidegate session", hashlib.sha256).hex()
 
     def is_token(self, given: str) -> bool:
@@ -64,7 +63,7 @@ class Access:
             name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
         except ValueError:
             return False
-        return name in self._hosts or _is_loopback(name)
+        return name in self._hosts or is_loopback(name)
 
 
 class Gate:
@@ -112,10 +111,3 @@ def _said(request: Request, refusal: Problem) -> Response:
     """A person with a browser is asked for the token."""
     looks = request.method in _SAFE and "text/html" in request.headers.get("accept", "")
     return RedirectResponse(SIGN_IN, 303) if looks and refusal.status == 401 else problems.answer(request, refusal)
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -7,11 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from models.errors import RefusedByPartner, RetryLater, StopConnector, TidegateError
+from services.text import hidden
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
@@ -85,31 +86,31 @@ class ProblemApp(FastAPI):
         return described
 
 
-async def _problem(request: Request, error: Problem) -> JSONResponse:
+async def _problem(request: Request, error: Problem) -> Response:
     return answer(request, error)
 
 
-async def _http(request: Request, error: HTTPException) -> JSONResponse:
+async def _http(request: Request, error: HTTPException) -> Response:
     hint = "see /docs for what there is" if error.status_code in (404, 405) else ""
     return answer(request, Problem(error.status_code, str(error.detail), hint=hint, headers=error.headers))
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
     wrong = [_wrong(one["loc"], one["msg"]) for one in error.errors()]
     said = "; ".join(f"{one.get('parameter') or one['pointer']}: {one['detail']}" for one in wrong)
     return answer(request, Problem(422, said, members={"errors": wrong}))
 
 
-async def _later(request: Request, error: RetryLater) -> JSONResponse:
+async def _later(request: Request, error: RetryLater) -> Response:
     seconds = max(math.ceil(error.after_seconds), RETRY_SECONDS)
     return answer(request, Problem(503, error.reason, hint=error.hint, headers={"Retry-After": str(seconds)}))
 
 
-async def _unusable(request: Request, error: StopConnector) -> JSONResponse:
+async def _unusable(request: Request, error: StopConnector) -> Response:
     return answer(request, Problem(502, error.reason, hint=error.hint))
 
 
-async def _refused(request: Request, error: RefusedByPartner) -> JSONResponse:
+async def _refused(request: Request, error: RefusedByPartner) -> Response:
     """With the partner's own status, when it is one of a refusal."""
     status = error.status if 400 <= error.status < 500 else 502
     headers = {"Retry-After": str(math.ceil(error.after_seconds))} if error.after_seconds else None
@@ -117,11 +118,11 @@ async def _refused(request: Request, error: RefusedByPartner) -> JSONResponse:
     return answer(request, Problem(status, error.reason, hint=error.hint, headers=headers, members=members))
 
 
-async def _ours(request: Request, error: TidegateError) -> JSONResponse:
+async def _ours(request: Request, error: TidegateError) -> Response:
     return answer(request, Problem(500, error.reason, hint=error.hint))
 
 
-async def _mistake(request: Request, _error: Exception) -> JSONResponse:
+async def _mistake(request: Request, _error: Exception) -> Response:
     # The server logs it with its traceback, which belongs in no answer.
     return answer(request, Problem(500, "a mistake of Tidegate's", hint="its log tells more"))
 
@@ -142,7 +143,7 @@ def _phrase(status: int) -> str:
         return "Refused"
 
 
-def answer(request: Request, problem: Problem) -> JSONResponse:
+def answer(request: Request, problem: Problem) -> Response:
     """The answer that says it."""
     details = ProblemDetails(
         title=_phrase(problem.status),
@@ -152,8 +153,8 @@ def answer(request: Request, problem: Problem) -> JSONResponse:
         hint=problem.hint or None,
         **problem.members,
     )
-    return JSONResponse(
-        details.model_dump(mode="json", exclude_none=True),
+    return Response(
+        hidden(details.model_dump_json(exclude_none=True), is_json=True),  # a partner may have said it
         problem.status,
         dict(problem.headers or {}),
         MEDIA_TYPE,

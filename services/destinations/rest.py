@@ -10,6 +10,7 @@ from loguru import logger
 from models.connector import Json, RestDestination
 from models.errors import RetryLater, StopConnector
 from services.destinations.sender import Doubtful, DoubtfulStop, OutgoingFile, TurnedDown
+from services.text import hidden, one_line
 from services.transport import http
 from settings import Settings
 
@@ -71,9 +72,10 @@ class RestSender:
         if answer.is_passing:
             raise http.passing_fault(answer)
         if answer.status < 400:
+            where = answer.headers.get("Location", "no place")
             # After a POST, 303 says that it is done.
             raise DoubtfulStop(
-                f"{request.url} answers {answer.status}, to look at {answer.headers.get('Location', 'no place')}",
+                f"{request.url} answers {answer.status}, to look at {one_line(where)}",
                 hint=f"correct {self._destination.address.name} and start the daemon anew",
             )
         raise TurnedDown(
@@ -107,7 +109,7 @@ class RestSender:
         if not answer.is_good:
             raise Doubtful(http.passing_fault(answer).reason)
         try:
-            return asked.find(document, json.loads(answer.body))
+            return asked.find(document, answer.json())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise Doubtful(f"{answer.url} answers with something else than was agreed: {what}") from error
@@ -128,6 +130,6 @@ class RestSender:
 def _body(answer: http.Answer) -> Json:
     text = answer.body.decode("utf-8", "replace")
     try:
-        return json.loads(text) if len(text) <= KEPT_CHARACTERS else text[:KEPT_CHARACTERS]
+        return answer.json() if len(text) <= KEPT_CHARACTERS else hidden(text)[:KEPT_CHARACTERS]
     except ValueError:
         return text

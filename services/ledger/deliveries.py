@@ -1,5 +1,6 @@
 """Deliveries: which written files wait for a destination, and what became of each attempt."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,11 @@ def failed(connection: Connection, file_id: int, reason: str) -> None:
 
 def delivered(connection: Connection, file_id: int, answer: object) -> None:
     """The partner has it. answer: what it said."""
-    connection.execute(_DELIVERED, [Jsonb(text.storable_json(answer)), file_id])
+    connection.execute(_DELIVERED, [Jsonb(text.storable_json(answer), dumps=_without_secrets), file_id])
+
+
+def _without_secrets(answer: object) -> str:
+    return text.hidden(json.dumps(answer), is_json=True)
 
 
 def superseded(connection: Connection, file_id: int) -> bool:

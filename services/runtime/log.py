@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from loguru import logger
 
 from models.errors import StopDaemon
-from services.text import printable
+from services.text import hidden, printable
 from settings import Settings
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class _Sink:
 def as_text(record: "Record") -> str:
     """Time, level and message, on one line but for a traceback."""
     time = record["time"].astimezone(UTC).isoformat(" ", "milliseconds").replace("+00:00", "Z")
-    return f"{time} | {record['level'].name:<7} | {printable(record['message'])}\n" + _traceback(record)
+    line = f"{time} | {record['level'].name:<7} | {printable(record['message'])}"
+    return "".join(f"{each}\n" for each in (line, *(line for part in _traceback(record) for line in _lines(part))))
 
 
 def as_json(record: "Record") -> str:
@@ -108,12 +109,18 @@ def as_json(record: "Record") -> str:
         **record["extra"],
     }
     if record["exception"] is not None:
-        line["exception"] = _traceback(record)
-    return json.dumps(line, default=str) + "\n"
+        line["exception"] = "".join(_traceback(record))
+    return hidden(json.dumps(line, default=str), is_json=True) + "\n"
 
 
-def _traceback(record: "Record") -> str:
+def _traceback(record: "Record") -> list[str]:
+    """What Python shows of an error, in parts: the places in the code, and what each error says."""
     caught = record["exception"]
-    if caught is None:
-        return ""
-    return "".join(traceback.format_exception(caught.type, caught.value, caught.traceback))
+    return traceback.format_exception(caught.type, caught.value, caught.traceback) if caught else []
+
+
+def _lines(part: str) -> list[str]:
+    """A part's lines. What an error says stays on one: it may quote a partner or a file."""
+    part = part.removesuffix("\n")
+    ours = part.startswith(('  File "', "\n"))
+    return [printable(line) for line in (part.split("\n") if ours else [part])]

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 from models.errors import TidegateError
 from services import trust
+from services.text import hidden
 
 _REFRESH_SECONDS = 1.0
 _STUCK_SECONDS = 60.0
@@ -217,7 +218,7 @@ def _is_held(lock: Path) -> bool:
 
 def _dump(state: DaemonState) -> str:
     # ASCII escapes carry the odd bytes of file names, which UTF-8 refuses.
-    return json.dumps(dataclasses.asdict(state), default=str, ensure_ascii=True)
+    return hidden(json.dumps(dataclasses.asdict(state), default=str, ensure_ascii=True), is_json=True)
 
 
 _Told = TypeVar("_Told", DaemonState, JobState, Fault)

@@ -144,7 +144,7 @@ class Supervisor:
         else:
             logger.debug("{} still waits: {}", job.name, known)
         since = state.since if state.phase is JobPhase.FAILING else datetime.now(UTC)
-        hint = known.hint if known else "the log has the traceback"
+        hint = one_line(known.hint) if known else "the log has the traceback"
         self._states[job.name] = JobState(job.name, JobPhase.FAILING, reason, hint, since, state.failures + 1)
         return CONNECTOR.pause_seconds(failures, at_least=error.after_seconds if isinstance(error, RetryLater) else 0.0)
 
@@ -152,5 +152,5 @@ class Supervisor:
         logger.error("{} stopped: {}", job.name, error)
         failures = self._states[job.name].failures + 1
         self._states[job.name] = JobState(
-            job.name, JobPhase.STOPPED, one_line(error.reason), error.hint, datetime.now(UTC), failures
+            job.name, JobPhase.STOPPED, one_line(error.reason), one_line(error.hint), datetime.now(UTC), failures
         )

@@ -1,7 +1,6 @@
 """The REST API of a master: lists page by page, single objects, writes; paced, and its refusals in one form."""
 
 import asyncio
-import ipaddress
 import json
 import time
 from collections import deque
@@ -10,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
 
 from models.connector import JsonObject, MasterPage, RestMaster
-from models.errors import RefusedByPartner, RetryLater, StopConnector, StopDaemon
+from models.errors import RefusedByPartner, RetryLater, StopConnector
+from services.text import hide
 from services.transport import http
 from services.transport.backoff import MASTER_REQUESTS
 from services.transport.http import Answer
@@ -42,18 +41,13 @@ class MasterApi:
     """The API as one user. `session` opens connections; all of them keep its rate together."""
 
     def __init__(self, master: RestMaster, settings: Settings) -> None:
-        """Raises StopDaemon when the credentials would go over the network in the clear."""
         self._master = master
         self._uri = settings.text(master.uri).rstrip("/")
         credentials = (settings.text(setting) for setting in master.credentials)
         self._authorization = SecretStr(master.authorization(*credentials))
+        for word in (self._authorization.get_secret_value(), *self._authorization.get_secret_value().split(" ")[1:]):
+            hide(word)  # it need not look like the credentials it is made of
         self._pace = _Pace(master.requests_per_minute, 60)
-        parts = urlsplit(self._uri)
-        if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
-            secrets = " and ".join(setting.name for setting in master.credentials)
-            raise StopDaemon(
-                f"{master.uri.name} {self._uri} would send {secrets} unencrypted", hint="set it to https://…"
-            )
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["MasterSession"]:
@@ -176,8 +170,8 @@ class MasterSession:
     def _refusal(self, answer: Answer) -> RefusedByPartner:
         """What it says no with; or nothing at all."""
         try:
-            body = json.loads(answer.body)
-        except (ValueError, RecursionError):
+            body = answer.json()
+        except ValueError:
             body = None
         said, fields = self._master.refusal(body)
         said = said or ("" if isinstance(body, dict) else answer.excerpt)
@@ -211,15 +205,8 @@ class _Pace:
         self._taken.append(time.monotonic())
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _decoded(answer: Answer) -> Any:
     try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
+        return answer.json()
+    except ValueError:
         raise RetryLater(f"{answer.place} answers with no JSON: {answer.excerpt}") from None

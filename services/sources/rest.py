@@ -111,7 +111,7 @@ class RestPoller:
                 hint=f"is {self._source.address.name} the right address?",
             )
         try:
-            return answer.body, self._source.read(json.loads(answer.body))
+            return answer.body, self._source.read(answer.json())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RetryLater(
                 f"{place} answers with something else than was agreed: {type(error).__name__}: {error}",

@@ -1,10 +1,12 @@
 """Talking to a partner over HTTP: one client each, and every answer sorted by what it means for us."""
 
 import asyncio
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 from pydantic import SecretStr
@@ -19,6 +21,12 @@ CONNECTIONS = 8
 LONGEST_REDIRECT = 3
 WHOLE_ANSWER = 10
 """A time-out holds for each piece of an answer; the whole may take so many times as long."""
+
+EXCERPT_BYTES, EXCERPT_CHARACTERS = 1 << 20, 300
+DEEPEST = 100
+"""So deep may JSON be nested; what Python can read is deeper than what it can write again."""
+
+TOO_DEEP = f"JSON that is nested deeper than {DEEPEST} levels"
 
 LONGEST_RETRY_SECONDS = 3600.0
 """A partner may ask for more patience by mistake; it costs little to ask once an hour."""
@@ -53,7 +61,21 @@ class Answer:
 
     @property
     def excerpt(self) -> str:
-        return one_line(self.body[:300].decode("utf-8", "replace"))
+        # Made safe before it is cut: half a secret is still some of it.
+        return one_line(self.body[:EXCERPT_BYTES].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS]
+
+    def json(self) -> Any:
+        """What it says. Raises ValueError when it is no JSON, or nested deeper than anybody agreed to."""
+        try:
+            found = json.loads(self.body)
+        except RecursionError:
+            raise ValueError(TOO_DEEP) from None
+        level = [found]
+        for _ in range(DEEPEST):
+            level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
+            if not level:
+                return found
+        raise ValueError(TOO_DEEP)
 
     @property
     def place(self) -> str:
@@ -68,6 +90,10 @@ class Answer:
     def is_passing(self) -> bool:
         """Whether the same request may well be answered otherwise later."""
         return self.status >= 500 or self.status in PASSING
+
+
+def _inside(one: Any) -> Iterable[Any]:
+    return one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
 def client(address: str, token: SecretStr | None, timeout_seconds: float) -> httpx.AsyncClient:
@@ -106,7 +132,9 @@ def joined(url: httpx.URL, target: str) -> httpx.URL:
     try:
         return url.join(target)
     except (httpx.InvalidURL, ValueError):  # half a surrogate pair is only a ValueError
-        raise RetryLater(f"{url.copy_with(query=None)} leads on to {target[:300]!r}, which is no address") from None
+        raise RetryLater(
+            f"{url.copy_with(query=None)} leads on to {one_line(target)[:300]!r}, which is no address"
+        ) from None
 
 
 async def send(client: httpx.AsyncClient, request: httpx.Request, max_bytes: int) -> Answer:

@@ -27,7 +27,7 @@ import flows as flow_folder
 import main
 import settings as settings_module
 from commands import connectors
-from commands.site import Site as Assembly, make_folders
+from commands.site import Site as Assembly, hide_secrets, make_folders
 from file_processing import daemon as daemon_module
 from file_processing.daemon import Daemon
 from file_processing.inbound.adhoc import GivenFile
@@ -276,6 +276,7 @@ def running(site: Site) -> Iterator[Site]:
     """The daemon at work in a thread of this process."""
     flows = site.flows()
     make_folders(site.settings, flows)
+    hide_secrets(flows, site.settings)
     stopping = threading.Event()
     with (
         mock.patch.object(daemon_module, "TAKE_SECONDS", 0.05),

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from loguru import logger
 
+from services import text
 from services.runtime import log
 from settings import LogLevel, Settings
 
@@ -49,6 +50,38 @@ def test_a_message_of_several_lines_stays_on_one_line(logging: Settings) -> None
     logger.error("{}", "first\nsecond\r\u2028third\x1b[0m")
     (line,) = logging.log_file.read_text().splitlines()
     assert line.endswith(r"first\nsecond\r\u2028third\x1b[0m")
+
+
+@pytest.mark.parametrize("in_json", [True, False])
+def test_a_secret_is_in_no_line(logging: Settings, in_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_secrets", {})
+    monkeypatch.setattr(text, "_known", set())
+    text.hide('s3cr"t')
+    log.configure(logging.model_copy(update={"log_json": in_json}), console=False)
+    try:
+        raise ValueError('it says s3cr"t')
+    except ValueError:
+        logger.bind(file='s3cr"t').exception('you sent s3cr"t')
+    assert "s3cr" not in logging.log_file.read_text()
+    assert "[secret]" in logging.log_file.read_text()
+
+
+def test_what_an_error_quotes_makes_no_lines_of_the_log(logging: Settings) -> None:
+    log.configure(logging, console=False)
+    forged = "2026-01-31 12:00:00.000Z | INFO    | all is well"
+    try:
+        try:
+            raise KeyError(f"odd\n{forged}")
+        except KeyError as error:
+            raise ValueError(f"odd\n{forged}\r\n\x1b[31m\u202e") from error
+    except ValueError:
+        logger.exception("it fails")
+    first, *lines = logging.log_file.read_text().split("\n")
+    assert LINE.fullmatch(first)
+    assert not any(map(LINE.match, lines))
+    assert all(line.isprintable() for line in lines)
+    assert sum(line == "Traceback (most recent call last):" for line in lines) == 2
+    assert any(line.startswith("ValueError: odd\\n2026") for line in lines)
 
 
 @pytest.mark.usefixtures("in_tokyo")

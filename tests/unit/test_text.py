@@ -6,11 +6,14 @@ import math
 import os
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, strategies as st
 
-from services.text import one_line, printable, storable, storable_json
+from services import text as texts
+from services.text import hidden, hide, one_line, printable, storable, storable_json
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
 """Halves of surrogate pairs too."""
@@ -119,3 +122,32 @@ def test_a_storable_value_is_json_that_the_database_takes(value: Any) -> None:
 )
 def test_a_value_keeps_its_shape(value: object, stored: object) -> None:
     assert storable_json(value) == stored
+
+
+@pytest.fixture
+def secret(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(texts, "_secrets", {})
+    monkeypatch.setattr(texts, "_known", set())
+    hide("short")
+    hide('a"b\\c/d e')
+    return 'a"b\\c/d e'
+
+
+def test_a_secret_is_not_shown_in_any_writing(secret: str) -> None:
+    for form in (secret, json.dumps(secret), quote(secret, safe="")):
+        for shown in (hidden(f"a{form}b"), printable(f"a{form}b"), one_line(f" a\n{form}b")):
+            assert "[secret]" in shown
+            assert "c" not in shown.replace("[secret]", "")
+    assert json.loads(hidden(json.dumps({"said": secret}), is_json=True)) == {"said": "[secret]"}
+
+
+@given(st.text(st.characters(exclude_categories=()), min_size=6, max_size=40), ANY_TEXT, ANY_TEXT)
+def test_json_without_secrets_is_json(secret: str, before: str, behind: str) -> None:
+    with mock.patch.object(texts, "_secrets", {}), mock.patch.object(texts, "_known", set()):
+        hide(secret)
+        told = hidden(json.dumps([before + secret + behind]), is_json=True)
+    assert isinstance(json.loads(told), list)
+
+
+def test_too_short_a_secret_is_in_other_words(secret: str) -> None:
+    assert hidden("a short word") == "a short word"

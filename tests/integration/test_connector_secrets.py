@@ -138,7 +138,7 @@ def test_a_secret_is_not_shown_to_who_asks_the_api(site: Site, echo: Echo) -> No
     port = free_port()
     echo.status, echo.body = 400, json.dumps({"you": f"sent ApiKey us@example.com:{SECRET}"})
     site.settings = site.settings.model_copy(update={"api_port": port, "api_token": SecretStr("correct horse")})
-    site.connect(INTEMPUS_API_URI=echo.url, INTEMPUS_API_USER="us@example.com", INTEMPUS_API_KEY=SECRET)
+    site.connect(INTEMPUS_API_URI=f"{echo.url}/v1", INTEMPUS_API_USER="us@example.com", INTEMPUS_API_KEY=SECRET)
     with running(site):
         in_phase(site, "api", JobPhase.RUNNING)
         refused = httpx.post(

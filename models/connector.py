@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from models.ledger import LocalStatus
-
 JsonObject = dict[str, Any]
 """An object as a partner sends it: only the flow knows its fields."""
 
@@ -133,12 +131,26 @@ class LookUp:
     """How to ask a partner whether it already has a document.
 
     query: of `GET address + path`, from the document. find: its object for this document out of the
-    decoded answer, None where it has none.
+    decoded answer, None where it has none. difference: from the document and that object to what the object says
+    otherwise, None where it says the same; without it, to be there is enough.
     """
 
     path: str
     query: Callable[[Json], Mapping[str, str]]
     find: Callable[[Json, Json], Json | None]
+    difference: Callable[[Json, Json], str | None] = lambda _document, _found: None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A request to a partner that makes its object say what a document says; it may be repeated.
+
+    path: below the address. sends_document: its body is the document; else it has none.
+    """
+
+    method: str
+    path: str
+    sends_document: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +160,10 @@ class RestDestination:
     document: the name of the flow's `Outbound` whose files these are.
     idempotency_key: the same for every sending of the same thing; without it, it is the file's.
     look_up: asked before a document is sent again of which nobody knows whether it arrived.
-    delivered_on: statuses beside 2xx that say that the partner has it already.
+    known_on: statuses that say that the partner has an object for it already, which is then looked up. Where it says
+        the same, the document is delivered.
+    change: from the document and an object that says something else to the request that changes it; without one, or
+        with None, the document is turned down, and the reason says what differs.
     retry_on: statuses beside 408, 425, 429 and 5xx that are no refusal.
     """
 
@@ -159,10 +174,15 @@ class RestDestination:
     token: Setting | None = None
     idempotency_key: Callable[[Json], str] | None = None
     look_up: LookUp | None = None
-    delivered_on: frozenset[int] = frozenset()
+    known_on: frozenset[int] = frozenset()
+    change: Callable[[Json, Json], Change | None] | None = None
     retry_on: frozenset[int] = frozenset()
     in_order: bool = False
     timeout_seconds: float = 30
+
+    def __post_init__(self) -> None:
+        if (self.known_on or self.change) and self.look_up is None:
+            raise ValueError(f"{self.name}: what the partner has already must be looked up: it needs look_up")
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -242,27 +262,6 @@ class MasterPage:
     objects: list[Json]
     next: str | None = None
     total: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MasterWrite:
-    """What a master made of a write.
-
-    document: the object as it has it now. local: what became here of the file that brings it.
-    """
-
-    number: int
-    document: JsonObject
-    local: LocalStatus
-
-
-@dataclass(frozen=True, slots=True)
-class FullSync:
-    """What a full sync found: objects there, those we had missed, those deleted there."""
-
-    seen: int
-    missed: int
-    deleted: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """The ERP: sales orders, by the number that the customer gave them.
 
 `external_order_no` is unique per customer: a known one → 409. Lines that it cannot sell → 422, which names them.
+`PUT /api/orders/{id}` replaces an order, `POST /api/orders/{id}/cancel` cancels it as it is; both may be repeated, and
+one that is shipped stays as it is → 409.
 After a time-out ask `GET /api/orders?customer=&external_order_no=` before sending again: with `--lose-rate 1` the
 order is there although nothing was answered.
 """
@@ -52,13 +54,17 @@ class Order(NewOrder, Booked):
 
 
 class Erp(StandIn):
-    """Sales orders in the order of booking; articles in `not_sold` (sku or gtin) are refused."""
+    """Sales orders in the order of booking; articles in `not_sold` (sku or gtin) are refused.
+
+    shipped: the numbers (`id`) of orders that nobody may change any more.
+    """
 
     title = "ERP"
 
     def __init__(self, *, host: str = HOST, port: int = 0, state: Path | None = None, token: str = TOKEN) -> None:
         self.token = token
         self.not_sold = {"DISCONTINUED"}
+        self.shipped: set[int] = set()
         super().__init__(host=host, port=port, state=state)
         self.orders = self.state.collection("orders")
 
@@ -81,13 +87,39 @@ class Erp(StandIn):
         async def create_order(new: NewOrder) -> Booked:
             if self.find(new.customer, new.external_order_no) is not None:
                 raise HTTPException(409, f"{new.customer} has an order {new.external_order_no} already")
-            wrong = [line for line in new.lines if {line.sku, line.gtin} & self.not_sold]
-            if wrong:
-                raise LinesRefused([(line.line_number, "the article is not sold") for line in wrong])
+            self._check_lines(new)
             return Booked.model_validate(self._book(new))
+
+        @app.put("/api/orders/{number}", dependencies=known_only)
+        async def replace_order(number: int, new: NewOrder) -> Booked:
+            key, order = self._changeable(number)
+            if key != f"{new.customer}\n{new.external_order_no}":
+                raise HTTPException(409, "an order keeps its customer and its external number")
+            self._check_lines(new)
+            self.orders[key] = {**new.model_dump(mode="json"), "id": number, "number": order["number"]}
+            return Booked.model_validate(self.orders[key])
+
+        @app.post("/api/orders/{number}/cancel", dependencies=known_only)
+        async def cancel_order(number: int) -> Booked:
+            key, order = self._changeable(number)
+            self.orders[key] = {**order, "status": "cancelled"}
+            return Booked.model_validate(self.orders[key])
 
         app.exception_handler(LinesRefused)(refuse_lines)
         app.exception_handler(RequestValidationError)(refuse_shape)
+
+    def _changeable(self, number: int) -> tuple[str, Document]:
+        found = next(((key, order) for key, order in self.orders.items() if order["id"] == number), None)
+        if found is None:
+            raise HTTPException(404, f"there is no order {number}")
+        if number in self.shipped:
+            raise HTTPException(409, f"order {number} is shipped")
+        return found
+
+    def _check_lines(self, new: NewOrder) -> None:
+        wrong = [line for line in new.lines if {line.sku, line.gtin} & self.not_sold]
+        if wrong:
+            raise LinesRefused([(line.line_number, "the article is not sold") for line in wrong])
 
     def _book(self, new: NewOrder) -> Document:
         number = len(self.orders) + 1

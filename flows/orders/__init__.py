@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from flows.orders.answers import to_855, to_ordrsp
 from flows.orders.edi import from_850, from_orders
 from models.connector import (
+    Change,
     Json,
     Kind,
     LookUp,
@@ -238,6 +239,21 @@ def in_the_erp(order: Json, known: Json) -> Json | None:
     return next((found for found in known if all(found[name] == order[name] for name in same)), None)
 
 
+def differs_in_the_erp(order: Json, found: Json) -> str | None:
+    """Of what we sent; the ERP's own fields are its own."""
+    ours, theirs = ErpOrder.model_validate(order), ErpOrder.model_validate(found)
+    names = [name for name in ErpOrder.model_fields if getattr(ours, name) != getattr(theirs, name)]
+    return ", ".join(f"{name} is {found.get(name)!r:.60} there, {order[name]!r:.60} here" for name in names) or None
+
+
+def changed_in_the_erp(order: Json, found: Json) -> Change:
+    """A cancellation cancels the sales order as it is; anything else replaces it."""
+    path = f"/api/orders/{int(found['id'])}"
+    if order["status"] == "cancelled":
+        return Change("POST", f"{path}/cancel", sends_document=False)
+    return Change("PUT", path)
+
+
 PARTNER1 = RestSource(
     name="partner1",
     address=Setting("PARTNER1_API_URL", Kind.URL, description="Partner 1, of which orders are polled."),
@@ -287,8 +303,10 @@ ERP = RestDestination(
         "/api/orders",
         lambda order: {"customer": order["customer"], "external_order_no": order["external_order_no"]},
         in_the_erp,
+        differs_in_the_erp,
     ),
-    delivered_on=frozenset({409}),  # it has this external number already
+    known_on=frozenset({409}),  # it has this external number already
+    change=changed_in_the_erp,
     in_order=True,
 )
 

@@ -10,8 +10,9 @@ from psycopg import Connection, sql
 from psycopg.rows import dict_row
 from pydantic import BaseModel
 
-from models.connector import FullSync, JsonObject, MasterWrite
+from models.connector import JsonObject
 from models.flow import Flow
+from models.master import FullSync, MasterWrite
 from services.api import bodies, idempotency
 from services.api.inbound import Lend
 from services.api.problems import Problem, described

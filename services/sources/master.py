@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from loguru import logger
 from psycopg import Connection
 
-from models.connector import FullSync, JsonObject, MasterWrite, RestMaster
+from models.connector import JsonObject, RestMaster
 from models.errors import RefusedByPartner, RetryLater, TidegateError
 from models.flow import Flow
 from models.ledger import UNCHANGED, WAITING, FileStatus, LocalStatus
+from models.master import FullSync, MasterWrite
 from services.db import sqlstate
 from services.db.engine import Connect
 from services.ledger import cursors, locks

@@ -168,19 +168,35 @@ class OneByOne(Partner):
         return self.erp.token
 
     def file(self, number: int) -> tuple[str, str]:
-        line = {"line_number": 1, "sku": "A", "quantity": "2"}
-        return f"p/{number}.json", json.dumps({"external_order_no": str(number), "customer": "p", "lines": [line]})
+        line: dict[str, object] = {
+            "line_number": 1,
+            "sku": "A",
+            "gtin": None,
+            "description": None,
+            "quantity": "2",
+            "unit": "EA",
+        }
+        head: dict[str, object] = {
+            "external_order_no": str(number),
+            "customer": "p",
+            "status": "open",
+            "currency": "EUR",
+        }
+        head |= {"ordered_at": "2026-01-31T08:00:00.000Z", "ship_to": None, "requested_delivery": None, "total": None}
+        return f"p/{number}.json", json.dumps(
+            {**head, "buyer": {"id": "b"}, "lines": [{**line, "unit_price": None}]}, sort_keys=True
+        )
 
     def got(self) -> list[int]:
         taken = [post for post in posts(self.erp) if post.status != 401]
         return [int(json.loads(post.body)["external_order_no"]) for post in taken]
 
     def has(self) -> dict[int, str]:
-        def as_sent(order: dict[str, object]) -> str:
-            line = {name: value for name, value in order["lines"][0].items() if value is not None}  # type: ignore[index]
-            return json.dumps({name: order[name] for name in ("external_order_no", "customer")} | {"lines": [line]})
-
-        return {int(order["external_order_no"]): as_sent(order) for order in self.erp.orders.values()}
+        own = ("id", "number")
+        orders = [
+            {name: value for name, value in order.items() if name not in own} for order in self.erp.orders.values()
+        ]
+        return {int(order["external_order_no"]): json.dumps(order, sort_keys=True) for order in orders}
 
     def slow(self, seconds: float) -> None:
         self.erp.faults.latency_seconds = seconds

@@ -184,7 +184,7 @@ class Daemon:
             self._recover()
         except StopDaemon as reason:
             self._stop(reason)
-        except RetryLater as reason:
+        except (RetryLater, OSError) as reason:
             logger.debug("not recovered yet: {}", reason)
 
     def _works(self, queue: Queue) -> None:
@@ -200,8 +200,14 @@ class Daemon:
 
     def _tell(self) -> None:
         """Tell `status` and systemd how it goes."""
-        if not self._inbox.is_alive():
-            raise StopDaemon("the observer's thread has ended")
+        parts = {
+            "observer": self._inbox.is_alive,
+            "writer": self._writer.is_alive,
+            "connectors": self._connectors.is_alive,
+        }
+        for name, is_alive in parts.items():
+            if not is_alive():
+                raise StopDaemon(f"the thread of the {name} has ended", hint="the log may say why; start it anew")
         for loader in self._loaders:
             if loader.done():
                 loader.result()
@@ -211,12 +217,13 @@ class Daemon:
         self._tell_at = now + TELL_SECONDS
         fault = next((fault for fault in self._faults() if not fault.of_one_flow), None)
         of_queues = {queue.name: queue.fault for queue in self._queues}
+        outbound = self._writer.faults()
         status = dataclasses.asdict(self._inbox.status())
         self._publish(
             state=fault.phase if fault else Phase.WATCHING,
             fault=fault,
             resting={name: own for name, own in of_queues.items() if own and own.of_one_flow},
-            outbound=self._writer.faults(),
+            outbound=outbound,
             connectors=self._connectors.states(),
             waiting=tuple(itertools.islice(self._waiting(), SHOWN_WAITING)),
             crowds=status.pop("crowds"),
@@ -224,7 +231,8 @@ class Daemon:
         )
         if now >= self._ping_at:
             self._ping_at = now + (systemd.watchdog_interval_seconds() or PING_SECONDS)
-            systemd.notify("WATCHDOG=1", f"STATUS={fault.text if fault else 'watching'}")
+            waits = next((f"outbound files of {flow} wait: {why}" for flow, why in outbound.items()), "watching")
+            systemd.notify("WATCHDOG=1", f"STATUS={fault.text if fault else waits}")
 
     def _waiting(self) -> Iterator[tuple[str, str]]:
         """The files that wait, each with the reason."""

@@ -67,7 +67,12 @@ class Supervisor:
         """Start all jobs; without one there is no thread."""
         if self._jobs:
             self._thread.start()
-            self._started.wait()
+            while self.is_alive() and not self._started.wait(0.1):
+                pass
+
+    def is_alive(self) -> bool:
+        """Whether the jobs' thread is at work; it ends, with all of them, when one could not even be started again."""
+        return self._thread.is_alive() or not self._jobs
 
     def stop(self) -> None:
         """Cancel all jobs and wait until they have ended, for a few seconds."""
@@ -83,16 +88,28 @@ class Supervisor:
         return tuple(self._states[job.name] for job in self._jobs)
 
     def _run(self) -> None:
-        asyncio.run(self._supervise())
+        try:
+            asyncio.run(self._supervise())
+        except Exception as error:  # noqa: BLE001  # the daemon sees that the thread has ended
+            logger.opt(exception=error).error("the connectors end")
 
     async def _supervise(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._started.set()
         tasks = [asyncio.create_task(self._keep_running(job), name=job.name) for job in self._jobs]
+        for task in tasks:
+            task.add_done_callback(self._ended)
         await self._stop.wait()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A job is started again whatever it raises: what comes here came out of just that."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._stop is not None:
+            logger.opt(exception=error).error("{} cannot be started again: the connectors end", task.get_name())
+            self._stop.set()
 
     async def _keep_running(self, job: Job) -> None:
         failures = 0

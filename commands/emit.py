@@ -9,6 +9,7 @@ from commands.console import ALL_WELL, WRONG_USE, FlowOption, JsonOption, compla
 from commands.site import named, node, opened
 from file_processing.outbound.worker import FlowWriter, WrittenFile
 from models.errors import TidegateError
+from services.ledger import held
 from services.ledger.locks import AnotherWriter
 
 
@@ -41,6 +42,10 @@ def emit(flow: FlowOption = None, as_json: JsonOption = False) -> None:
                 with site.own_connection() as marking, site.own_connection() as sealing:
                     while not writer.emit(marking, sealing, lingers=False):
                         pass
+                    count, why = held.count(marking, one.name)
+                    if count:
+                        failed = True
+                        complain(f"{plural(count, 'file')} of {one.name} cannot be written: {why}")
             except AnotherWriter as error:
                 busy = True
                 complain(error)

@@ -13,7 +13,7 @@ from commands.console import from_here, out, this_program
 from commands.site import Site, configured, make_folders, node
 from file_processing.daemon import Daemon
 from models.errors import RetryLater
-from services.db import engine as databases, schema
+from services.db import engine as databases
 from services.observer.inbox import Inbox
 from services.runtime import descriptors, status_file, systemd
 from services.runtime.supervisor import Supervisor
@@ -74,7 +74,7 @@ def prepare_patiently(site: Site, publisher: status_file.Publisher, stopping: th
     fault: status_file.Fault | None = None
     while not stopping.is_set():
         try:
-            schema.prepare(site.engine, site.flows)
+            site.prepare()
         except RetryLater as error:
             if fault is None or fault.text != error.reason:
                 logger.warning("the database does not answer, trying again: {}", error)

@@ -18,6 +18,7 @@ import settings as settings_module
 from commands.console import err
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.pipeline import Pipeline
+from file_processing.outbound.numbers import Numbers
 from file_processing.outbound.worker import Writer
 from flows import Flows
 from models.connector import Connector, Kind
@@ -73,6 +74,15 @@ class Site:
             recover=self.database.recover,
             stopping=stopping,
         )
+
+    def prepare(self) -> None:
+        """Bring the database to the schema of this program, and outbound files behind the numbers they have had.
+
+        Raises RetryLater or StopDaemon.
+        """
+        schema.prepare(self.engine, self.flows)
+        with self.own_connection() as connection:
+            Numbers(self.settings.output_dir.resolve()).catch_up(connection)
 
     @contextmanager
     def own_connection(self) -> Iterator[Connection]:
@@ -169,9 +179,10 @@ def opened(*, prepare: bool = True) -> Iterator[Site]:
     """A site whose database answers and has its schema; for every command but `run`."""
     settings, flows = configured()
     with databases.open_database(settings) as database:
+        site = Site(settings, flows, database)
         if prepare:
-            schema.prepare(database.engine, flows)
-        yield Site(settings, flows, database)
+            site.prepare()
+        yield site
 
 
 def make_folders(settings: Settings, flows: Flows) -> None:

@@ -147,7 +147,8 @@ def show_flow(line: overview.FlowOverview) -> None:
     if line.outbound_file is not None:
         out.print(f"  outbound      {when(line.outbound_at)}  {line.outbound_file}")
     if line.writing_error is not None:
-        out.print(f"  outbound waits: {line.writing_error}", style="red")
+        held = plural(line.writing_held, "file")
+        out.print(f"  outbound waits: {held} cannot be written: {line.writing_error}", style="red")
     if line.undelivered:
         out.print(f"  delivery      {plural(line.undelivered, 'file')} not delivered yet")
     if line.dead_letters:

@@ -41,7 +41,7 @@ class OutboundStatus(StrEnum):
     WRITTEN = "written"
     DELIVERED = "delivered"
     FAILED = "failed"  # a dead letter: its partner turned it down for good
-    SUPERSEDED = "superseded"  # a newer state took its name before it was delivered
+    SUPERSEDED = "superseded"  # a newer state took its place before it was delivered, or could be written
 
 
 WAITING: Final = "waiting"
@@ -57,7 +57,7 @@ FILE_TRANSITIONS: Mapping[FileStatus, frozenset[FileStatus]] = dict.fromkeys(Fil
 """A line says what became of one file, once: the file dropped again gets a line of its own."""
 
 OUTBOUND_TRANSITIONS: Mapping[OutboundStatus, frozenset[OutboundStatus]] = {
-    OutboundStatus.WRITING: frozenset({OutboundStatus.WRITTEN}),
+    OutboundStatus.WRITING: frozenset({OutboundStatus.WRITTEN, OutboundStatus.SUPERSEDED}),
     OutboundStatus.WRITTEN: frozenset({OutboundStatus.DELIVERED, OutboundStatus.FAILED, OutboundStatus.SUPERSEDED}),
     OutboundStatus.FAILED: frozenset({OutboundStatus.WRITTEN, OutboundStatus.SUPERSEDED}),
     OutboundStatus.DELIVERED: frozenset(),
@@ -153,8 +153,11 @@ class OutboundFileRow(Base):
     """One outbound file: sealed here before a byte of it is written.
 
     document: the name of the `Outbound` or acknowledgement that it carries, empty for an unnamed one.
-    content: its bytes until they are on disk, so that a crash repeats the same file.
-    taken: the rows it carries, `[key…, changed_at]` each, until they are marked.
+    content: its bytes until they are on disk, so that a crash repeats the same file; where its document has a
+        destination, until that has them, so that any daemon can deliver it.
+    taken: the rows that have gone out wholly with it, `[key…, changed_at]` each, until they are marked.
+    carries: its other rows, which say that they went out in the file of a later document; null without any.
+    written_in: the output folder, with its machine.
     sent_at: when it was last sent to a partner of which no clear answer is known: it may have the file.
     delivered_as: the partner's answer. filed_as: where it lies since; null until it is moved.
     """
@@ -191,6 +194,22 @@ class OutboundFileRow(Base):
     node: Mapped[str] = mapped_column(Text)
     content: Mapped[Any | None] = mapped_column(LargeBinary)
     taken: Mapped[list[list[str]] | None] = mapped_column(JSONB)
+    carries: Mapped[list[list[str]] | None] = mapped_column(JSONB)
+    written_in: Mapped[str | None] = mapped_column(Text)
+
+
+class DestinationRow(Base):
+    """A destination that some daemon of this database delivers to, or did: its document's files stay here until then.
+
+    document: the name of those that go there. name: as the flow declares it.
+    """
+
+    __tablename__ = "destination"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    flow: Mapped[str] = mapped_column(Text, primary_key=True)
+    document: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
 
 
 class InterchangeRow(Base):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from psycopg import Connection, IsolationLevel
@@ -11,7 +10,7 @@ from psycopg import Connection, IsolationLevel
 from file_processing.outbound.translate import Draft, Translator, file_name
 from models.flow import Flow
 from models.outbound import Form, Row
-from services.ledger import outbound as ledger
+from services.ledger import clock, outbound as ledger
 from services.ledger.outbound import OutboundRows, SealedFile
 
 ROWS_AT_ONCE = 5000
@@ -50,32 +49,38 @@ class Outbox:
         """What the ledger knows of this flow's outbound."""
         return self._rows
 
-    def seal(self, connection: Connection, *, lingers: bool = True) -> Iterator[SealedBatch]:
+    def seal(self, connection: Connection, *, lingers: bool = True, beside_held: bool = False) -> Iterator[SealedBatch]:
         """Seal changed rows as files, batch by batch, each before a byte of it is written.
 
         It goes once through what has to go out and never back, so that a batch is not taken
         again while the one before it is still being written and marked. The last one has no files,
         but for the `BATCHES_AT_ONCE`th: so that other flows have their turn.
         lingers: whether a batch may wait for more rows.
+        beside_held: files are held that could not be written: their rows wait for them, see `services.ledger.held`.
         """
         # A row and its children are read by two statements, and must be of one moment.
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         last: Row | None = None
         for _ in range(BATCHES_AT_ONCE):
             with connection.transaction():
-                rows = self._rows.unsynced(connection, last)
-                seconds = math.inf if not rows else self._lingers(rows) if lingers else 0.0
+                rows = self._rows.unsynced(connection, last, beside_held=beside_held)
+                seconds = math.inf if not rows else self._lingers(connection, rows) if lingers else 0.0
                 batch = SealedBatch([], seconds) if seconds else self._seal(connection, rows)
             yield batch
             if seconds:
                 return
             last = rows[-1]
 
-    def _lingers(self, rows: Sequence[Row]) -> float:
-        if len(rows) >= self._full:
+    def _lingers(self, connection: Connection, rows: Sequence[Row]) -> float:
+        """How long a batch that is not full still waits: by the database's clock, which has dated its rows.
+
+        A row that is dated behind now was there before that clock was set back, and has waited.
+        """
+        linger_seconds = max(outbound.linger_ms for outbound in self.flow.outbound) / 1000
+        if len(rows) >= self._full or not linger_seconds:
             return 0.0
-        waited = (datetime.now(UTC) - min(row["changed_at"] for row in rows)).total_seconds()
-        return float(max(0.0, max(outbound.linger_ms for outbound in self.flow.outbound) / 1000 - waited))
+        waited = clock.age_seconds(connection, min(row["changed_at"] for row in rows))
+        return linger_seconds - waited if 0 <= waited < linger_seconds else 0.0
 
     def _seal(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> SealedBatch:
         sent, rows = self._already_sent(connection, rows)
@@ -105,6 +110,10 @@ class Outbox:
             SealedFile(number, draft.document, *draft.numbered(number), draft.records)
             for number, draft in zip(ids, drafts, strict=True)
         ]
-        completed = ([self._rows.state_of(row) for row in draft.completes] for draft in drafts)
-        ledger.seal(connection, self.flow.name, self._node, zip(files, completed, strict=True))
+        state = self._rows.state_of
+        sealed = (
+            (file, [state(row) for row in draft.completes], [state(row) for row in draft.carries])
+            for file, draft in zip(files, drafts, strict=True)
+        )
+        ledger.seal(connection, self.flow.name, self._node, sealed)
         return files

@@ -25,7 +25,7 @@ class Draft:
     document: the name of its kind, see `Outbound`.
     name: below the flow's output folder; `{file_id}` still stands where the ledger's number belongs.
     content: in bytes, or what writes it once that number is known.
-    completes: the rows that have gone out wholly once this file is there.
+    completes: the rows that have gone out wholly once this file is there. carries: its other rows.
     """
 
     document: str
@@ -33,6 +33,7 @@ class Draft:
     content: Content
     records: int
     completes: Sequence[Row]
+    carries: Sequence[Row]
 
     def numbered(self, number: int) -> tuple[str, bytes]:
         """Name and content of the file that has this number in the ledger."""
@@ -79,8 +80,9 @@ class Translator:
             for part in documents.parts(index for index in texts if index not in wrong):
                 content = documents.content([texts[index] for index in part])
                 completes = [rows[index] for index in part if last_of[index] == number]
+                carries = [rows[index] for index in part if last_of[index] != number]
                 name = documents.name(rows[part[0]])
-                result.files.append(Draft(documents.document, name, content, len(part), completes))
+                result.files.append(Draft(documents.document, name, content, len(part), completes, carries))
         return result
 
 
@@ -110,7 +112,6 @@ class _Documents:
             else:
                 if translated is not None:
                     fields[index] = translated
-        to_json = self._model.serializer.to_json  # what dump_json calls, for less
         try:
             valid = self._list.validate_python(list(fields.values()))
         except ValidationError:
@@ -121,23 +122,17 @@ class _Documents:
                 except ValidationError as error:
                     wrong[index] = _reasons(error)
                     del fields[index]
-        documents = dict(zip(fields, valid, strict=True))
-        if self._outbound.render is not None:
-            return self._rendered(self._outbound.render, documents, wrong), wrong
-        return {index: to_json(document, by_alias=True) for index, document in documents.items()}, wrong
-
-    def _rendered(
-        self, render: RenderFunction, valid: Mapping[int, object], wrong: dict[int, str]
-    ) -> dict[int, Content]:
+        write = self._to_json if self._outbound.render is None else partial(_rendered, self._outbound.render)
         made: dict[int, Content] = {}
-        for index, document in valid.items():
+        for index, document in zip(fields, valid, strict=True):
             try:
-                render(document, 0)  # what cannot be written is found now, and not when its file is numbered
-            except Exception as error:  # noqa: BLE001  # the flow's own function may fail in any way
+                made[index] = write(document)
+            except Exception as error:  # noqa: BLE001  # a serializer of the flow may fail in any way as well
                 wrong[index] = f"flow {self._flow.name} cannot write it: {type(error).__name__}: {error}"
-            else:
-                made[index] = partial(render, document)
-        return made
+        return made, wrong
+
+    def _to_json(self, document: object) -> bytes:
+        return self._model.serializer.to_json(document, by_alias=True)  # what dump_json calls, for less
 
     def parts(self, indexes: Iterable[int]) -> Iterator[list[int]]:
         """The rows of each file."""
@@ -161,6 +156,12 @@ class _Documents:
 
     def name(self, first: Row) -> str:
         return file_name(self._outbound, first)
+
+
+def _rendered(render: RenderFunction, document: object) -> Content:
+    """What writes it; that it can be written is found now, and not when its file is numbered."""
+    render(document, 0)
+    return partial(render, document)
 
 
 def file_name(outbound: Outbound, row: Mapping[str, Any]) -> str:

@@ -1,29 +1,36 @@
 """The companion writer: changed rows go out as files, whoever changed them."""
 
+import hashlib
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
 from psycopg import Connection
 
+from file_processing.outbound.numbers import Numbers
 from file_processing.outbound.outbox import Outbox, SealedBatch
-from file_processing.outbound.write import OutputFolder
+from file_processing.outbound.write import OutputFolder, Unwritable
 from flows import Flows
 from models.errors import RetryLater, TidegateError
 from models.flow import Flow
 from services.db import sqlstate
 from services.db.engine import Connect
 from services.files.directory import Folder
+from services.files.folders import on_this_machine
+from services.ledger import held
 from services.ledger.locks import AnotherWriter, try_writer
 from services.ledger.outbound import SealedFile, listen
 from services.runtime import prefetch
 from services.transport.backoff import OUTBOUND
+
+ALL_FLOWS = "all flows"
+"""Stands for a flow's name where the writer itself is at fault."""
 
 POLL_SECONDS = 5.0
 """A notification may be lost with its connection: so late, at most, a change is seen."""
@@ -41,11 +48,15 @@ class WrittenFile:
 
 @dataclass(frozen=True, slots=True)
 class _WrittenBatch:
-    """Files of a batch that are in their folder for good, and one that could not be put there."""
+    """Files of a batch that are in their folder for good, and those that could not be put there.
+
+    fault: why the folder takes no file at all; then the last of these is the one that told.
+    """
 
     files: tuple[tuple[SealedFile, Path], ...]
     due_seconds: float
-    failed: tuple[SealedFile, RetryLater] | None = None
+    held: tuple[tuple[SealedFile, RetryLater], ...] = ()
+    fault: RetryLater | None = None
 
 
 class FlowWriter:
@@ -65,6 +76,8 @@ class FlowWriter:
         self.flow = flow
         self._outbox = Outbox(flow, node)
         self._folder = Folder(output_dir / flow.name)
+        self._place = on_this_machine(output_dir)
+        self._numbers = Numbers(output_dir)
         self._fsync = any(outbound.fsync for outbound in flow.outbound)
         self._stopping = stopping
         self._tell = tell
@@ -74,58 +87,95 @@ class FlowWriter:
 
         Returns the seconds until more may be due, 0 after anything was written. Raises RetryLater
         when the folder cannot take a file, for then rows stay unsynced; AnotherWriter when another
-        process is at it.
+        process is at it. A file that alone cannot be written is held, and the others go on.
 
         sealing: seals the next batch while the one before is written and marked. It holds the
             lock, so whoever seals rows is the only one, also when a connection is lost.
         """
         with try_writer(sealing, self.flow.name):
-            while (files := self._outbox.rows.open_files(marking)) and not self._stopping.is_set():
+            self._outbox.rows.give_up_held(marking)
+            while (files := held.due(marking, self.flow.name)) and not self._stopping.is_set():
                 with OutputFolder(self._folder) as folder:
                     folder.remove_abandoned([file.name for file in files])
-                self._mark(marking, self._write(SealedBatch(files)))
+                self._mark(marking, self._write(marking, SealedBatch(files)))
             return self._write_changed(marking, sealing, lingers=lingers)
 
     def _write_changed(self, marking: Connection, sealing: Connection, *, lingers: bool) -> float:
         """Rows are sealed, files written and rows marked at the same time, each a batch ahead of the next."""
-        sealed = prefetch.ahead(self._outbox.seal(sealing, lingers=lingers))
-        with closing(sealed), closing(prefetch.ahead(map(self._write, sealed))) as written:
+        some_held, _ = held.count(marking, self.flow.name)
+        batches = self._outbox.seal(sealing, lingers=lingers, beside_held=some_held > 0)
+        sealed = prefetch.ahead(batches)
+        with (
+            closing(sealed),
+            closing(prefetch.ahead(self._write(marking, batch) for batch in sealed)) as written,
+        ):
             for number, batch in enumerate(written):
                 if batch.due_seconds:
                     return 0.0 if number else batch.due_seconds
                 self._mark(marking, batch)
-                if self._stopping.is_set():
-                    break
+                if self._stopping.is_set() or batch.held:
+                    break  # what is sealed from now on has to know of those that are held
         return 0.0
 
-    def _write(self, batch: SealedBatch) -> _WrittenBatch:
-        """Put the files of a batch into their folder, up to the first one that it does not take."""
+    def _write(self, marking: Connection, batch: SealedBatch) -> _WrittenBatch:
+        """Put the files of a batch into their folder, but for those that cannot be written."""
+        if not batch.files:
+            return _WrittenBatch((), batch.due_seconds)
         files: list[tuple[SealedFile, Path]] = []
-        failed = None
+        not_written: list[tuple[SealedFile, RetryLater]] = []
+        fault = None
         with OutputFolder(self._folder) as folder:
-            for file in batch.files:
-                try:
-                    files.append((file, folder.write(file.name, file.content, fsync=self._fsync).path))
-                except RetryLater as error:
-                    failed = (file, error)
-                    break
+            try:
+                self._numbers.note(max(file.id for file in batch.files))
+                strangers = self._strangers(marking, folder, batch)
+                for file in batch.files:
+                    try:
+                        if file.name in strangers:
+                            raise Unwritable(
+                                f"{file.name} in {self._folder.path} is none of ours, and nothing is written over it",
+                                hint="move it away; it may be newer than this database, where that was restored",
+                            )
+                        files.append((file, folder.write(file.name, file.content, fsync=self._fsync).path))
+                    except RetryLater as error:
+                        not_written.append((file, error))
+                        if not isinstance(error, Unwritable):
+                            raise
+            except RetryLater as error:
+                fault = error
             if self._fsync:
                 folder.sync([file.name for file, _ in files])
-        return _WrittenBatch(tuple(files), batch.due_seconds, failed)
+        return _WrittenBatch(tuple(files), batch.due_seconds, tuple(not_written), fault)
+
+    def _strangers(self, marking: Connection, folder: OutputFolder, batch: SealedBatch) -> set[str]:
+        """The names under which something lies that is neither an earlier file of ours nor the same."""
+        there = folder.states([file.name for file in batch.files])
+        for file in batch.files:
+            if file.name in there and hashlib.sha256(file.content).digest() == there[file.name]:
+                del there[file.name]
+        return there.keys() - held.ours(marking, self.flow.name, there)
 
     def _mark(self, marking: Connection, batch: _WrittenBatch) -> None:
-        """Tell the ledger what is there for good. Raises RetryLater when a file could not be written."""
+        """Tell the ledger what is there for good, and what is not. Raises RetryLater when the folder takes nothing."""
         if batch.files:
-            self._outbox.rows.mark_written(marking, [file.id for file, _ in batch.files])
+            self._outbox.rows.mark_written(marking, [file.id for file, _ in batch.files], self._place)
         for file, path in batch.files:
             logger.bind(flow=self.flow.name, file=file.name, outbound_id=file.id).info(
                 "{} out #{} {}: records={}", self.flow.name, file.id, file.name, file.records
             )
             self._tell(WrittenFile(self.flow.name, file.id, path, file.records))
-        if batch.failed is not None:
-            file, error = batch.failed
-            self._outbox.rows.mark_failed_attempt(marking, file.id, error.reason)
-            raise error
+        if batch.held:
+            held.hold(marking, [(error.reason, _pause_seconds(file, error), file.id) for file, error in batch.held])
+        for file, error in batch.held:
+            if isinstance(error, Unwritable):
+                said = logger.bind(flow=self.flow.name, file=file.name, outbound_id=file.id)
+                said.log("DEBUG" if file.attempts else "WARNING", "#{} waits, trying again: {}", file.id, error)
+        if batch.fault is not None:
+            raise batch.fault
+
+
+def _pause_seconds(file: SealedFile, error: RetryLater) -> float:
+    """How long this file is held; where the folder is at fault, the whole flow rests."""
+    return OUTBOUND.pause_seconds(file.attempts) if isinstance(error, Unwritable) else 0.0
 
 
 class Writer:
@@ -144,9 +194,11 @@ class Writer:
         self._writers = {
             flow.name: FlowWriter(flow, output_dir, node, stopping) for flow in flows.values() if flow.outbound
         }
+        self._numbers = Numbers(output_dir)
         self._connect = connect
         self._recover = recover
         self._stopping = stopping
+        self._fault: TidegateError | None = None
         self._faults: dict[str, tuple[TidegateError, int]] = {}
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -162,9 +214,15 @@ class Writer:
         self._wake.close()
         self._woken.close()
 
+    def is_alive(self) -> bool:
+        """Whether the writer's thread is at work."""
+        return self._thread.is_alive()
+
     def faults(self) -> dict[str, str]:
-        """Why files of a flow cannot be written now."""
-        return {flow: str(fault[0]) for flow, fault in self._faults.items()}
+        """Why files of a flow cannot be written now, or those of all flows."""
+        if self._fault is not None:
+            return {ALL_FLOWS: str(self._fault)}
+        return {flow: str(fault[0]) for flow, fault in self._faults.copy().items()}
 
     def _run(self) -> None:
         failures = 0
@@ -172,15 +230,24 @@ class Writer:
             try:
                 with self._connect() as connection, self._connect() as sealing:
                     listen(connection)
-                    failures = 0
+                    self._numbers.catch_up(connection)
+                    failures, self._fault = 0, None
                     self._serve(connection, sealing)
             except Exception as error:  # noqa: BLE001  # supervised: it starts over, whatever it was
-                if not failures:
-                    logger.warning("outbound files wait, connecting again: {}", _fault(error))
+                fault = _fault(error)
+                if self._fault is None or self._fault.reason != fault.reason:
+                    logger.warning("outbound files wait, connecting again: {}", fault)
+                self._fault = fault
                 self._stopping.wait(OUTBOUND.pause_seconds(failures))
                 failures += 1
-                with suppress(TidegateError):
-                    self._recover()
+                self._try_to_recover()
+
+    def _try_to_recover(self) -> None:
+        """Whatever is in the way of that, connecting again will tell whether it is still needed."""
+        try:
+            self._recover()
+        except Exception as error:  # noqa: BLE001
+            logger.debug("not recovered yet: {}", _fault(error))
 
     def _serve(self, connection: Connection, sealing: Connection) -> None:
         due_at = dict.fromkeys(self._writers, 0.0)

@@ -17,14 +17,16 @@ from psycopg import Connection
 from models.connector import Destination
 from models.errors import FileGone, RetryLater, StopConnector
 from models.flow import Flow
+from services.db import sqlstate
 from services.db.engine import Connect
 from services.destinations.dispatch import OpenSender
 from services.destinations.sender import Doubtful, DoubtfulStop, OutgoingFile, Sender, TurnedDown
 from services.files import move
 from services.files.directory import Folder, OpenFolders
+from services.files.folders import on_this_machine
 from services.files.move import Identity, ReadState
 from services.ledger import deliveries, locks, replay
-from services.ledger.deliveries import Deliveries, DueFile
+from services.ledger.deliveries import Deliveries, DueFile, StoredFile
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.transport.backoff import CONNECTOR
 
@@ -63,7 +65,10 @@ class Delivery:
         self._flow = flow.name
         self._folder = Folder(output_dir / flow.name)
         self._in_order = destination.in_order
-        self._deliveries = Deliveries(flow.name, destination.documents, in_order=destination.in_order, doubts=DOUBTS)
+        self._here = on_this_machine(output_dir)
+        self._deliveries = Deliveries(
+            flow.name, destination.documents, in_order=destination.in_order, doubts=DOUBTS, folder=self._here
+        )
         self._answer_seconds = destination.answer_seconds
         self._connect = connect
         self._sender = sender
@@ -77,9 +82,11 @@ class Delivery:
         """Deliver until something is in the way. Raises RetryLater, StopConnector."""
         async with locks.try_connector(self._connect, self.name) as connection:
             if connection is None:
+                await in_thread(self._stand_by)
                 tell("another daemon delivers")
                 return STAND_BY_SECONDS
-            await in_thread(self._recover, connection)
+            await in_thread(self._deliveries.open, connection, self.name)
+            await in_thread(self._file_delivered, connection)
             async with self._sender as sender:
                 while True:
                     await self._deliver_all(connection, sender, tell)
@@ -133,45 +140,56 @@ class Delivery:
             await in_thread(deliveries.delivered, connection, due.id, answer)
             already = " already" if isinstance(answer, dict) and "found" in answer else ""
             said.info("{} has #{} {}{}", self.name, due.id, due.name, already)
-            await in_thread(self._move_away, connection, due.id, due.name, due.sha256)
+            await in_thread(self._move_away, connection, due)
         return None
 
     def _opened(self, connection: Connection, due: DueFile) -> OutgoingFile | None:
-        """The file as the ledger knows it; None when it is not to be sent, which the ledger then says."""
-        content = read(self._folder, due.name)
-        if content is not None and hashlib.sha256(content).digest() == due.sha256:
-            return OutgoingFile(due.id, due.name, content, due.sha256, due.doubtful)
+        """The file as it was sealed; None when it is not to be sent, which the ledger then says."""
         if deliveries.superseded(connection, due.id):
             logger.debug("#{} {} is superseded by a newer state", due.id, due.name)
             return None
-        what = "is no longer in the output folder" if content is None else "was changed by someone else"
+        content = deliveries.content(connection, due.id)
+        if content is not None:
+            return OutgoingFile(due.id, due.name, content, due.sha256, due.doubtful)
+        # It was written before any daemon delivered.
+        content = read(self._folder, due.name)
+        if content is not None and hashlib.sha256(content).digest() == due.sha256:
+            return OutgoingFile(due.id, due.name, content, due.sha256, due.doubtful)
+        what = "was changed by someone else"
+        if content is None:
+            what = "is no longer in the output folder" if due.folder == self._here else f"lies in {due.folder}"
         logger.bind(flow=self._flow, file=due.name, outbound_id=due.id).warning("#{} {} {}", due.id, due.name, what)
         deliveries.failed(connection, due.id, f"{due.name} {what}")
         return None
 
-    def _recover(self, connection: Connection) -> None:
-        """A crash may have come between the mark and the move."""
-        for number, name, sha256 in self._deliveries.unfiled(connection):
-            self._move_away(connection, number, name, sha256)
+    def _stand_by(self) -> None:
+        """File what another daemon has delivered of that which was written here."""
+        with sqlstate.translated(), self._connect() as connection:
+            self._file_delivered(connection)
 
-    def _move_away(self, connection: Connection, number: int, name: str, sha256: bytes) -> None:
-        """Move a delivered file to its folder, unless a newer state lies under its name."""
-        parent = PurePath(name).parent
-        place = "replaced by a newer state"
+    def _file_delivered(self, connection: Connection) -> None:
+        """A crash may have come between the mark and the move; or another daemon delivered it."""
+        for file in self._deliveries.unfiled(connection):
+            self._move_away(connection, file)
+
+    def _move_away(self, connection: Connection, file: StoredFile) -> None:
+        """Move a delivered file to its folder, unless something else lies under its name."""
+        parent, place = PurePath(file.name).parent, None
         try:
             with OpenFolders() as opened:
-                source = opened.open(self._folder / parent).entry(PurePath(name).name)
+                source = opened.open(self._folder / parent).entry(PurePath(file.name).name)
                 state = ReadState(Identity.of(source.status()))
-                content = read(self._folder, name)
-                if content is not None and hashlib.sha256(content).digest() == sha256:
+                content = read(self._folder, file.name)
+                if content is not None and hashlib.sha256(content).digest() == file.sha256:
                     target = opened.open(self._folder / DELIVERED / parent, make=True)
-                    place = str(move.move(source, target, source.name, number, state).path)
+                    place = str(move.move(source, target, source.name, file.id, state).path)
         except (FileNotFoundError, FileGone):
             pass
         except (OSError, RetryLater) as error:
-            logger.warning("#{} {} is delivered, and stays where it is: {}", number, name, error)
-            place = str(self._folder.path / name)
-        deliveries.filed(connection, number, place)
+            logger.warning("#{} {} is delivered, and stays where it is: {}", file.id, file.name, error)
+            place = str(self._folder.path / file.name)
+        if place is not None or file.folder == self._here:
+            deliveries.filed(connection, file.id, place or "no longer in the output folder, or replaced there")
 
 
 def _not_sent(connection: Connection, due: DueFile, reason: str) -> None:
@@ -207,12 +225,12 @@ def read(folder: Folder, name: str) -> bytes | None:
 
 
 def deliver_again(connection: Connection, output_dir: Path, file_id: int) -> bool:
-    """Have a dead letter delivered once more; whether it is such a one, and there as it was."""
+    """Have a dead letter delivered once more; whether it is such a one, still there, and the newest of its name."""
     found = replay.dead_letter(connection, file_id)
     if found is None:
         return False
-    flow, name, sha256 = found
-    content = read(Folder(output_dir / flow), name)
-    if content is None or hashlib.sha256(content).digest() != sha256:
-        return False
+    if not found.is_kept:
+        content = read(Folder(output_dir / found.flow), found.name)
+        if content is None or hashlib.sha256(content).digest() != found.sha256:
+            return False
     return replay.deliver_again(connection, file_id)

@@ -1,5 +1,6 @@
 """Where files end up: a folder for each flow, below the archive and below what is rejected."""
 
+import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,11 @@ from services.files.directory import Folder
 
 UNROUTED = "_unrouted"
 """Stands for the flow's name in the folders of files that belong to no flow."""
+
+
+def on_this_machine(folder: Path) -> str:
+    """A folder as the ledger names it: daemons on several machines share one database."""
+    return f"{socket.gethostname()}:{folder}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,28 +14,35 @@ from services.ledger.statements import statement, transition
 
 
 @dataclass(frozen=True, slots=True)
-class DueFile:
+class StoredFile:
+    """A file as it was written. folder: where, see `OutboundFileRow.written_in`."""
+
+    id: int
+    name: str
+    sha256: bytes
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueFile(StoredFile):
     """A written file that its destination does not have yet.
 
     doubtful: it was sent before, and nobody knows whether it arrived.
     """
 
-    id: int
-    name: str
-    sha256: bytes
     attempts: int
     doubtful: bool
 
 
 _DUE = """
-select id, name, sha256, attempts, sent_at is not null from tidegate.outbound_file
+select id, name, sha256, coalesce(written_in, %(folder)s), attempts, sent_at is not null from tidegate.outbound_file
 where flow = %(flow)s and status = {written} and document = any(%(documents)s)
     and (next_attempt_at is null or next_attempt_at <= now())
 order by id limit %(limit)s
 """
 
 _DUE_IN_ORDER = """
-select id, name, sha256, attempts, sent_at is not null from tidegate.outbound_file
+select id, name, sha256, coalesce(written_in, %(folder)s), attempts, sent_at is not null from tidegate.outbound_file
 where flow = %(flow)s and status = {written} and document = any(%(documents)s) and id < coalesce(
     (select min(id) from tidegate.outbound_file
      where flow = %(flow)s and status = {written} and document = any(%(documents)s)
@@ -50,10 +57,19 @@ from tidegate.outbound_file
 where flow = %(flow)s and status = {written} and document = any(%(documents)s) and next_attempt_at > now()
 """)
 
+# What another daemon wrote is for that one to file. Where it never comes back, it is not looked for for ever.
 _UNFILED = statement("""
-select id, name, sha256 from tidegate.outbound_file
-where flow = %(flow)s and status = {delivered} and filed_as is null and document = any(%(documents)s) order by id
+select id, name, sha256, coalesce(written_in, %(folder)s) from tidegate.outbound_file
+where flow = %(flow)s and status = {delivered} and filed_as is null and document = any(%(documents)s)
+    and (coalesce(written_in, %(folder)s) = %(folder)s or delivered_at > now() - interval '1 day')
+order by id
 """)
+
+_OPEN = """
+insert into tidegate.destination as d (flow, document, name)
+select %(flow)s, document, %(name)s from unnest(%(documents)s::text[]) document
+on conflict (flow, document) do update set name = excluded.name where d.name <> excluded.name
+"""
 
 _SENDING = """
 update tidegate.outbound_file
@@ -81,7 +97,8 @@ _FAILED = transition(
 _DELIVERED = transition(
     """
     update tidegate.outbound_file
-    set status = {target}, delivered_at = now(), delivered_as = %s, last_error = null, next_attempt_at = null
+    set status = {target}, delivered_at = now(), delivered_as = %s, last_error = null, next_attempt_at = null,
+        content = null
     where id = %s and status = {source}
     """,
     OutboundStatus.WRITTEN,
@@ -91,7 +108,8 @@ _DELIVERED = transition(
 # The newer row is there before its content takes the name.
 _SUPERSEDED = transition(
     """
-    update tidegate.outbound_file o set status = {target}, last_error = null, next_attempt_at = null
+    update tidegate.outbound_file o
+    set status = {target}, last_error = null, next_attempt_at = null, content = null
     where id = %(id)s and status = {source} and exists (
         select 1 from tidegate.outbound_file n where n.flow = o.flow and n.name = o.name and n.id > o.id)
     """,
@@ -106,10 +124,16 @@ class Deliveries:
     documents: the names of those that go there.
     in_order: whether a file without a clear answer holds back those behind it, unless it is tried so often
         that it is its own fault (`doubts`).
+    folder: the output folder of who delivers, see `OutboundFileRow.written_in`.
     """
 
-    def __init__(self, flow: str, documents: Sequence[str], *, in_order: bool, doubts: int) -> None:
-        self._what: dict[str, Any] = {"flow": flow, "documents": list(documents), "doubts": doubts}
+    def __init__(self, flow: str, documents: Sequence[str], *, in_order: bool, doubts: int, folder: str = "") -> None:
+        self._what: dict[str, Any] = {
+            "flow": flow,
+            "documents": list(documents),
+            "doubts": doubts,
+            "folder": folder,
+        }
         self._due = statement(_DUE_IN_ORDER if in_order else _DUE)
 
     def due(self, connection: Connection, limit: int) -> list[DueFile]:
@@ -121,9 +145,20 @@ class Deliveries:
         count, error = connection.execute(_WAITING, self._what).fetchone() or (0, None)
         return count, error
 
-    def unfiled(self, connection: Connection) -> list[tuple[int, str, bytes]]:
-        """Id, name and SHA-256 of the delivered files that are not known to be moved away."""
-        return connection.execute(_UNFILED, self._what).fetchall()
+    def unfiled(self, connection: Connection) -> list[StoredFile]:
+        """The delivered files that are not known to be moved away, oldest first."""
+        return [StoredFile(*row) for row in connection.execute(_UNFILED, self._what).fetchall()]
+
+    def open(self, connection: Connection, name: str) -> None:
+        """From now on the ledger keeps what goes to this destination until it is there."""
+        connection.execute(_OPEN, self._what | {"name": name})
+
+
+def content(connection: Connection, file_id: int) -> bytes | None:
+    """What is in a file, where the ledger has kept it."""
+    query = "select content from tidegate.outbound_file where id = %s"
+    found = connection.execute(query, [file_id], binary=True).fetchone()
+    return found[0] if found else None
 
 
 def sending(connection: Connection, file_id: int, not_before_seconds: float) -> None:

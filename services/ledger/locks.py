@@ -21,6 +21,7 @@ from services.runtime.supervisor import in_thread
 _LOADERS = 0x7469_6465
 _WRITERS = 0x7469_646F
 _CONNECTORS = 0x7469_636F
+_NUMBERS = 0x7469_6E75
 
 _FLOW_WAIT_SECONDS = 1.0
 """How long a loader waits for its turn before it rests."""
@@ -60,6 +61,11 @@ def try_writer(connection: Connection, flow: str) -> Iterator[None]:
     finally:
         if not connection.closed:
             connection.execute("select pg_advisory_unlock(%s, hashtext(%s))", [_WRITERS, flow])
+
+
+def lock_numbers(connection: Connection) -> None:
+    """Make this transaction the only one that sets how outbound files are numbered."""
+    connection.execute("select pg_advisory_xact_lock(%s, 0)", [_NUMBERS])
 
 
 def try_lock_key(connection: Connection, flow: str, key: str) -> bool:

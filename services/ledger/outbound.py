@@ -17,10 +17,8 @@ from models.tables import OWN_COLUMNS, ChildRow
 from services.db import types
 from services.db.identifiers import equal, names
 from services.db.triggers import CHANNEL
-from services.ledger.statements import statement, transition
-
-OPEN_FILES = 1000
-"""Sealed files that are read at once: their content lies in memory."""
+from services.ledger import locks
+from services.ledger.statements import STATES, statement, transition
 
 SHOWN_COLUMNS = ("inserted_at", "changed_at", "outbound_file_id")
 """Of Tidegate's own columns those that a flow's function gets to see."""
@@ -30,7 +28,7 @@ SHOWN_COLUMNS = ("inserted_at", "changed_at", "outbound_file_id")
 class SealedFile:
     """A file that is fixed in the ledger, and not yet known to be on disk.
 
-    document: see `OutboundFileRow`.
+    document: see `OutboundFileRow`. attempts: how often it could not be written.
     """
 
     id: int
@@ -38,6 +36,7 @@ class SealedFile:
     name: str
     content: bytes
     records: int
+    attempts: int = 0
 
 
 def next_ids(connection: Connection, count: int) -> list[int]:
@@ -46,31 +45,48 @@ def next_ids(connection: Connection, count: int) -> list[int]:
     return [number for (number,) in connection.execute(query, [count]).fetchall()]
 
 
+_CONTINUE = """
+select last, setval('tidegate.outbound_file_id_seq', %(number)s)
+from (select last_value as last from tidegate.outbound_file_id_seq) s where last < %(number)s
+"""
+
+
+def continue_numbers(connection: Connection, number: int) -> int | None:
+    """Have the next ids be higher than `number`; the last one so far, where it was lower."""
+    with connection.transaction():
+        locks.lock_numbers(connection)
+        found = connection.execute(_CONTINUE, {"number": number}).fetchone()
+    return int(found[0]) if found else None
+
+
 _COPY = """
-copy tidegate.outbound_file (id, flow, document, name, sha256, bytes, records, status, node, content, taken)
+copy tidegate.outbound_file (id, flow, document, name, sha256, bytes, records, status, node, content, taken, carries)
 from stdin (format binary)
 """
-_COPY_TYPES = ("int8", "text", "text", "text", "bytea", "int8", "int4", "text", "text", "bytea", "jsonb")
+_COPY_TYPES = ("int8", "text", "text", "text", "bytea", "int8", "int4", "text", "text", "bytea", "jsonb", "jsonb")
+
+RowStates = Sequence[Sequence[Any]]
+"""Rows as `[key…, changed_at]`: which, and in which state."""
 
 
 def seal(
-    connection: Connection, flow: str, node: str, files: Iterable[tuple[SealedFile, Sequence[Sequence[Any]]]]
+    connection: Connection, flow: str, node: str, files: Iterable[tuple[SealedFile, RowStates, RowStates]]
 ) -> None:
     """Write files with their content, before a byte of them is on disk.
 
-    files: each with the rows that it completes, `[key…, changed_at]`.
+    files: each with the rows that it completes, and its others.
     """
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_COPY_TYPES)
-        for file, completed in files:
+        for file, completed, others in files:
             told = (file.id, flow, file.document, file.name, hashlib.sha256(file.content).digest(), len(file.content))
-            status = OutboundStatus.WRITING.value
-            copy.write_row((*told, file.records, status, node, file.content, as_json(completed)))
+            rows = (as_json(completed), as_json(others) if others else None)
+            copy.write_row((*told, file.records, OutboundStatus.WRITING.value, node, file.content, *rows))
 
 
 def seal_answer(connection: Connection, flow: str, node: str, file: SealedFile) -> None:
     """Seal a file that carries no row, and wake the writer when this transaction commits."""
-    seal(connection, flow, node, [(file, [])])
+    seal(connection, flow, node, [(file, [], [])])
     connection.execute("select pg_notify(%s, %s)", [CHANNEL, flow])
 
 
@@ -80,10 +96,19 @@ def listen(connection: Connection) -> None:
 
 
 _UNSYNCED = """
-select {columns} from {table}
-where not is_synced and outbound_error is null {behind}
+select {columns} from {table} t
+where not is_synced and outbound_error is null {behind} {beside}
 order by {order}
 limit {limit}
+"""
+
+# The rows of a file that could not be written go out in it, or its older state would come behind theirs.
+_BESIDE_HELD = """
+and not exists (
+    select from (select {fields} from tidegate.outbound_file f, jsonb_array_elements(f.taken) r
+                 where f.flow = {flow} and f.status = {writing}) s
+    where {same_key}
+)
 """
 
 _WRITTEN = """
@@ -95,8 +120,11 @@ with marked as (
           where f.id = any(%(ids)s) and f.status = {source}) s
     where {same_key}
 )
-update tidegate.outbound_file
-set status = {target}, written_at = now(), content = null, taken = null, attempts = attempts + 1, last_error = null
+update tidegate.outbound_file o
+set status = {target}, written_at = now(), written_in = %(folder)s, taken = null,
+    attempts = 1, next_attempt_at = null, last_error = null,
+    content = case when exists (
+        select from tidegate.destination d where d.flow = o.flow and d.document = o.document) then o.content end
 where id = any(%(ids)s) and status = {source}
 returning id
 """
@@ -128,12 +156,16 @@ join (select {fields} from jsonb_array_elements(%s) r) s on {same_child_key}
 order by {child_key}
 """
 
-_OPEN = statement("""
-select id, document, name, content, records from tidegate.outbound_file
-where flow = %s and status = {writing} order by id limit %s
-""")
-
-_FAILED_ATTEMPT = "update tidegate.outbound_file set attempts = attempts + 1, last_error = %s where id = %s"
+_GIVE_UP_HELD = """
+update tidegate.outbound_file o
+set status = {target}, content = null, taken = null, last_error = null, next_attempt_at = null
+where o.flow = {flow} and o.status = {source} and o.attempts > 0 and (
+    exists (select from tidegate.outbound_file n where n.flow = o.flow and n.name = o.name and n.id > o.id)
+    or jsonb_array_length(o.taken) = 1 and not exists (
+        select from (select {fields}, (r ->> {last})::timestamptz as changed_at
+                     from jsonb_array_elements(o.taken) r) s
+        join {table} t on {same_key} and t.changed_at = s.changed_at))
+"""
 
 
 class OutboundRows:
@@ -145,15 +177,21 @@ class OutboundRows:
     def __init__(self, flow: Flow, rows_at_once: int) -> None:
         self._flow = flow
         parts = _parts(flow, rows_at_once)
+        # Which rows these are can be read of any row.
+        which: dict[str, sql.Composable] = {**parts, "columns": sql.SQL("{key}, changed_at").format(**parts)}
+        nothing, beside = sql.SQL(""), sql.SQL(_BESIDE_HELD).format(**STATES, **parts)
         behind = sql.SQL("and ({order}) > ({values})").format(
             order=parts["order"], values=sql.SQL(", ").join([sql.Placeholder()] * len(flow.outbound_order))
         )
-        # Which rows these are can be read of any row.
-        which: dict[str, sql.Composable] = {**parts, "columns": sql.SQL("{key}, changed_at").format(**parts)}
-        self._first, self._next, self._which_first, self._which_next = (
-            statement(_UNSYNCED, **some, behind=start) for some in (parts, which) for start in (sql.SQL(""), behind)
-        )
+        self._unsynced = {
+            (start is behind, but is beside): [
+                statement(_UNSYNCED, **some, behind=start, beside=but) for some in (parts, which)
+            ]
+            for start in (nothing, behind)
+            for but in (nothing, beside)
+        }
         self._written = transition(_WRITTEN, OutboundStatus.WRITING, OutboundStatus.WRITTEN, **parts)
+        self._give_up_held = transition(_GIVE_UP_HELD, OutboundStatus.WRITING, OutboundStatus.SUPERSEDED, **parts)
         self._overtaken = statement(_OVERTAKEN, **parts)
         self._nothing_to_send = statement(_NOTHING_TO_SEND, **parts)
         self._quarantine = statement(_QUARANTINE, **parts)
@@ -161,18 +199,20 @@ class OutboundRows:
             (child.__tablename__, statement(_CHILDREN, **_child_parts(child), **parts)) for child in flow.children
         ]
 
-    def unsynced(self, connection: Connection, last: Row | None) -> list[dict[str, Any]]:
+    def unsynced(self, connection: Connection, last: Row | None, *, beside_held: bool = False) -> list[dict[str, Any]]:
         """The next rows that have to go out, behind `last`, with their children.
 
         A row that Python cannot read (a time after year 9999, or infinity) is quarantined.
+        beside_held: without those of files that are sealed and not written.
         """
         behind = [last[column] for column in self._flow.outbound_order] if last else []
+        wanted, which_wanted = self._unsynced[last is not None, beside_held]
         with connection.cursor(row_factory=dict_row, binary=True) as cursor:
-            cursor.execute(self._next if last else self._first, behind)
+            cursor.execute(wanted, behind)
             try:
                 rows = cursor.fetchall()
             except DataError:
-                which = connection.execute(self._which_next if last else self._which_first, behind).fetchall()
+                which = connection.execute(which_wanted, behind).fetchall()
                 rows = self._readable(connection, cursor, which)
         self._add_children(connection, rows)
         return rows
@@ -219,44 +259,45 @@ class OutboundRows:
         if rows:
             connection.execute(self._quarantine, [as_json(rows)])
 
-    def open_files(self, connection: Connection) -> list[SealedFile]:
-        """The files that are sealed and not yet on disk, oldest first; a crash may have left some."""
-        rows = connection.execute(_OPEN, [self._flow.name, OPEN_FILES], binary=True).fetchall()
-        return [SealedFile(*row) for row in rows]
-
-    def mark_written(self, connection: Connection, file_ids: Sequence[int]) -> None:
+    def mark_written(self, connection: Connection, file_ids: Sequence[int], folder: str) -> None:
         """The files are on disk: mark the rows they carry, where they did not change meanwhile.
 
         A file that another process has marked already may lie over a newer state of it, which
         that one wrote: then its row goes out once more.
         """
-        marked = connection.execute(self._written, {"ids": file_ids}).fetchall()
+        marked = connection.execute(self._written, {"ids": file_ids, "folder": folder}).fetchall()
         if len(marked) < len(file_ids) and not self._flow.once:
             overtaken = set(file_ids).difference(number for (number,) in marked)
             connection.execute(self._overtaken, [list(overtaken)])
 
-    def mark_failed_attempt(self, connection: Connection, file_id: int, error: str) -> None:
-        """The file could not be written: it is tried again."""
-        connection.execute(_FAILED_ATTEMPT, [error, file_id])
+    def give_up_held(self, connection: Connection) -> None:
+        """Have done with files that could not be written and whose row has changed since: it goes out anew."""
+        if not self._flow.once:
+            connection.execute(self._give_up_held)
+
+
+def key_of_state(flow: Flow) -> sql.Composed:
+    """The columns of a row's key, of `r`: the row as `[key…, changed_at]` in JSON."""
+    return sql.SQL(", ").join(
+        sql.SQL("(r ->> {})::{} as {}").format(
+            sql.Literal(number),
+            sql.SQL(types.full_name(flow.sql_table.columns[column])),
+            sql.Identifier(column),
+        )
+        for number, column in enumerate(flow.key)
+    )
 
 
 def _parts(flow: Flow, rows_at_once: int) -> dict[str, sql.Composable]:
     table = flow.sql_table
-    fields = [
-        sql.SQL("(r ->> {})::{} as {}").format(
-            sql.Literal(number),
-            sql.SQL(types.full_name(table.columns[column])),
-            sql.Identifier(column),
-        )
-        for number, column in enumerate(flow.key)
-    ]
     business = [column.name for column in table.columns if column.name not in OWN_COLUMNS]
     return {
+        "flow": sql.Literal(flow.name),
         "table": sql.Identifier(table.name),
         "columns": names([*business, *SHOWN_COLUMNS]),
         "order": names(flow.outbound_order),
         "limit": sql.Literal(rows_at_once),
-        "fields": sql.SQL(", ").join(fields),
+        "fields": key_of_state(flow),
         "last": sql.Literal(len(flow.key)),
         "reason": sql.Literal(len(flow.key) + 1),
         "key": names(flow.key),

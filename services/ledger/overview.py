@@ -25,7 +25,7 @@ class FlowOverview:
     table_error: why its rows cannot be counted.
     last_error: of the last file that was rejected, whole or in part.
     unsynced: rows that have to go out. quarantined: rows that cannot, with the reason of one.
-    outbound_file: the newest one. writing_error: why the oldest unwritten one is not on disk.
+    outbound_file: the newest one. writing_held: files that cannot be written, writing_error: why the oldest cannot.
     undelivered: files that wait for their destination. dead_letters: files that a partner turned down for
         good, with the newest one's id and reason.
     """
@@ -49,6 +49,7 @@ class FlowOverview:
     quarantined_error: str | None = None
     outbound_file: str | None = None
     outbound_at: datetime | None = None
+    writing_held: int = 0
     writing_error: str | None = None
     undelivered: int = 0
     dead_letters: int = 0
@@ -114,8 +115,10 @@ select
     (select count(*) from {table} where outbound_error is not null) as quarantined,
     (select max(outbound_error) from {table} where outbound_error is not null) as quarantined_error,
     last.name as outbound_file, last.written_at as outbound_at,
+    (select count(*) from tidegate.outbound_file
+     where flow = {flow} and status = {writing} and last_error is not null) as writing_held,
     (select last_error from tidegate.outbound_file
-     where flow = {flow} and status = {writing} order by id limit 1) as writing_error,
+     where flow = {flow} and status = {writing} and last_error is not null order by id limit 1) as writing_error,
     (select count(*) from tidegate.outbound_file
      where {delivers} and flow = {flow} and status = {written}) as undelivered,
     (select count(*) from tidegate.outbound_file where flow = {flow} and status = {failed}) as dead_letters,

@@ -1,10 +1,14 @@
 """Once more: contents to be loaded again, files to be put back or delivered again, rows to go out again."""
 
+from dataclasses import dataclass
+
 from psycopg import Connection, sql
 
 from models.errors import TidegateError
 from models.flow import Flow
 from models.ledger import OutboundStatus
+from services.db.identifiers import names
+from services.ledger.outbound import key_of_state
 from services.ledger.statements import statement, transition
 
 _RELOAD = statement("""
@@ -55,6 +59,15 @@ def release_quarantined(connection: Connection, flow: Flow) -> int:
     return connection.execute(query.format(sql.Identifier(flow.sql_table.name))).rowcount
 
 
+# A row names the file of its last document; the files of the others name the row.
+_SEND_AGAIN = """
+update {table} set is_synced = false
+where is_synced and (outbound_file_id = %(id)s or ({key}, changed_at) in (
+    select {fields}, (r ->> {last})::timestamptz
+    from tidegate.outbound_file f, jsonb_array_elements(f.carries) r where f.id = %(id)s))
+"""
+
+
 def send_rows_again(connection: Connection, flow: Flow, file_id: int) -> int:
     """Have the rows go out again that an outbound file carried; how many there are.
 
@@ -66,8 +79,14 @@ def send_rows_again(connection: Connection, flow: Flow, file_id: int) -> int:
             f"#{file_id}: what {flow.name} sends goes out once, and never again",
             hint="put the file back as it was: one that a partner turned down is then delivered again",
         )
-    query = sql.SQL("update {} set is_synced = false where outbound_file_id = %s and is_synced")
-    return connection.execute(query.format(sql.Identifier(flow.sql_table.name)), [file_id]).rowcount
+    query = statement(
+        _SEND_AGAIN,
+        table=sql.Identifier(flow.sql_table.name),
+        key=names(flow.key),
+        fields=key_of_state(flow),
+        last=sql.Literal(len(flow.key)),
+    )
+    return connection.execute(query, {"id": file_id}).rowcount
 
 
 _DEAD_LETTERS = statement("""
@@ -80,14 +99,30 @@ def dead_letters(connection: Connection, flow: str | None) -> list[int]:
     return [number for (number,) in connection.execute(_DEAD_LETTERS, [flow]).fetchall()]
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A file that a partner turned down for good.
+
+    is_kept: the ledger has its content, and no newer file has its name.
+    """
+
+    flow: str
+    name: str
+    sha256: bytes
+    is_kept: bool
+
+
 _DEAD_LETTER = statement("""
-select flow, name, sha256 from tidegate.outbound_file where id = %s and status = {failed}
+select flow, name, sha256, content is not null and not exists (
+    select from tidegate.outbound_file n where n.flow = o.flow and n.name = o.name and n.id > o.id)
+from tidegate.outbound_file o where id = %s and status = {failed}
 """)
 
 
-def dead_letter(connection: Connection, file_id: int) -> tuple[str, str, bytes] | None:
-    """Flow, name and SHA-256 of a dead letter; None when the file is no such."""
-    return connection.execute(_DEAD_LETTER, [file_id]).fetchone()
+def dead_letter(connection: Connection, file_id: int) -> DeadLetter | None:
+    """The dead letter of this id; None when the file is no such."""
+    found = connection.execute(_DEAD_LETTER, [file_id]).fetchone()
+    return DeadLetter(*found) if found else None
 
 
 _DELIVER_AGAIN = transition(
@@ -107,7 +142,7 @@ def deliver_again(connection: Connection, file_id: int) -> bool:
 
 _GIVE_UP = transition(
     """
-    update tidegate.outbound_file o set status = {target}
+    update tidegate.outbound_file o set status = {target}, content = null
     where id = %(id)s and status = {source} and (%(anew)s or exists (
         select 1 from tidegate.outbound_file n where n.flow = o.flow and n.name = o.name and n.id > o.id))
     """,

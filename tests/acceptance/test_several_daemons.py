@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from partners.erp import Erp
 from services.runtime import status_file
 from services.runtime.status_file import Phase
 from tests.support.flow_files import flow_files
@@ -168,6 +169,55 @@ def test_one_content_in_two_input_folders_is_loaded_once(site: Site, tmp_path: P
     assert by_name == {f"{n}.json": ["duplicate", "loaded"] for n in range(50)}
     assert len({line["filed_as"] for line in lines}) == 100
     assert len(site.rows("vehicles_status")) == 50
+
+
+def a_sales_order(number: int) -> dict[str, object]:
+    line = {"line_number": 1, "sku": "A", "quantity": 2, "unit_price": 9.5}
+    order = {"partner": "p", "order_number": str(number), "ordered_at": T1, "currency": "EUR"}
+    return order | {"buyer": {"name": "B"}, "lines": [line]}
+
+
+def test_a_daemon_delivers_what_another_wrote_into_an_output_folder_of_its_own(
+    site: Site, tmp_path: Path, erp: Erp
+) -> None:
+    def has(status: str) -> list[str]:
+        found = site.query("select name from tidegate.outbound_file where status = %s order by id", status)
+        return [row["name"] for row in found]
+
+    def filed(one: Site, number: int) -> bool:
+        return (one.settings.output_dir / "orders" / "delivered" / "p" / f"{number}.json").exists()
+
+    site.connect(ERP_API_URL=erp.url, ERP_API_TOKEN=erp.token)
+    erp.stop()
+    with other_site(site, tmp_path) as other:
+        first = site.start(impatient=True)
+        eventually(lambda: site.query("select 1 from tidegate.destination"), timeout=30, what="its destination")
+        site.drop("o.json", [a_sales_order(number) for number in range(3)], flow="orders")
+        eventually(lambda: len(has("written")) == 3, timeout=30, what="what the first one writes")
+        site.stop(first, signal.SIGKILL)
+        # As if the ERP had had the time that it is given to finish what the dead one had sent.
+        site.execute("update tidegate.outbound_file set next_attempt_at = null")
+        other.start(impatient=True)
+        try:
+            erp.start()
+            eventually(lambda: len(has("delivered")) == 3, timeout=30, what=f"its files delivered: {has('failed')}")
+            assert [erp.find("p", str(number)) is None for number in range(3)] == [False] * 3
+            assert not (other.settings.output_dir / "orders" / "p").exists()
+            site.start(impatient=True)
+            eventually(lambda: all(filed(site, n) for n in range(3)), timeout=30, what="its files filed by itself")
+            for number in range(3, 23):
+                (site, other)[number % 2].drop(f"{number}.json", a_sales_order(number), flow="orders")
+            eventually(lambda: len(has("delivered")) == 23, timeout=30, what=f"all files delivered: {has('failed')}")
+            eventually(
+                lambda: all(filed(site, n) or filed(other, n) for n in range(23)), timeout=30, what="all files filed"
+            )
+        finally:
+            for process in other.processes:
+                process.kill()
+                process.wait()
+    assert len([post for post in erp.received if post.method == "POST"]) == 23
+    contents = site.query("select 1 from tidegate.outbound_file where content is not null")
+    assert contents == [], "what is delivered is kept in its folder only"
 
 
 def test_a_slow_flow_does_not_hold_up_another(live: Site) -> None:

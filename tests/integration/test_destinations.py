@@ -22,7 +22,7 @@ from services.destinations.rest import RestSender
 from services.destinations.sender import Doubtful, DoubtfulStop, OutgoingFile, TurnedDown
 from services.ledger.deliveries import Deliveries
 from services.runtime.status_file import JobPhase
-from tests.support.connectors import in_phase, state, without_pauses
+from tests.support.connectors import declare, in_phase, state, without_pauses
 from tests.support.processes import ROOT
 from tests.support.sites import Site, running
 from tests.support.waiting import eventually
@@ -214,15 +214,95 @@ def test_what_a_partner_says_can_be_stored(selling: Site, monkeypatch: pytest.Mo
     assert file["last_error"] == r"no\x00\x1b[2J\x80 never"
 
 
-def test_a_look_up_that_fails_changes_nothing_about_a_409(selling: Site, erp: Erp) -> None:
-    erp.faults.error_rate, erp.faults.error_status, erp.faults.methods = 1, 400, ["GET"]
+def changes(partner: Erp) -> list[tuple[str, str, int | None]]:
+    """What the partner was asked to do, and its answers; looking up left out."""
+    return [(one.method, one.path, one.status) for one in partner.received if one.method != "GET"]
+
+
+def revised(number: str, day: int, **changes: object) -> dict[str, object]:
+    return an_order(number, revised_at=f"2026-02-{day:02}T00:00:00Z", **changes)
+
+
+def test_a_replaced_order_replaces_that_of_the_erp(selling: Site, erp: Erp) -> None:
+    with running(selling):
+        selling.drop("1.json", an_order("7"), flow="orders")
+        (first,) = all_are(selling, "delivered")
+        selling.drop("2.json", revised("7", 1, purpose="replace", currency="SEK"), flow="orders")
+        files = all_are(selling, "delivered", 2)
+    booked = erp.find("p", "7")
+    assert booked is not None
+    assert (booked["currency"], booked["number"]) == ("SEK", first["delivered_as"]["body"]["number"])
+    assert changes(erp) == [("POST", "/api/orders", 201), ("POST", "/api/orders", 409), ("PUT", "/api/orders/1", 200)]
+    assert files[1]["delivered_as"]["changed"]["currency"] == "EUR"
+
+
+def test_a_cancelled_order_is_cancelled_in_the_erp(selling: Site, erp: Erp) -> None:
     with running(selling):
         selling.drop("1.json", an_order("7"), flow="orders")
         all_are(selling, "delivered")
-        selling.drop("2.json", an_order("7", revised_at="2026-02-01T00:00:00Z", currency="SEK"), flow="orders")
+        selling.drop("2.json", revised("7", 1, purpose="cancel", lines=[]), flow="orders")
+        all_are(selling, "delivered", 2)
+    booked = erp.find("p", "7")
+    assert booked is not None
+    assert (booked["status"], len(booked["lines"])) == ("cancelled", 1)
+    assert changes(erp)[-1] == ("POST", "/api/orders/1/cancel", 200)
+
+
+def test_a_change_that_the_erp_turns_down_is_a_dead_letter_and_says_what_differs(selling: Site, erp: Erp) -> None:
+    with running(selling):
+        selling.drop("1.json", an_order("7"), flow="orders")
+        all_are(selling, "delivered")
+        erp.shipped.add(1)
+        selling.drop("2.json", revised("7", 1, purpose="replace", currency="SEK"), flow="orders")
+        eventually(
+            lambda: [file["status"] for file in sent(selling)] == ["delivered", "failed"], what="the dead letter"
+        )
+        error = sent(selling)[1]["last_error"]
+        assert "currency is 'EUR' there, 'SEK' here" in error
+        assert "order 1 is shipped" in error
+        erp.shipped.clear()
+        selling.call("retry", "--dead-letter")
+        all_are(selling, "delivered", 2)
+    assert (erp.find("p", "7") or {})["currency"] == "SEK"
+
+
+def test_another_state_that_no_request_changes_is_a_dead_letter(
+    selling: Site, erp: Erp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(monkeypatch, "orders", "erp", change=None)
+    with running(selling):
+        selling.drop("1.json", an_order("7"), flow="orders")
+        all_are(selling, "delivered")
+        selling.drop("2.json", revised("7", 1, currency="SEK"), flow="orders")
+        eventually(
+            lambda: [file["status"] for file in sent(selling)] == ["delivered", "failed"], what="the dead letter"
+        )
+    assert "it has another state of it already: currency is 'EUR' there" in sent(selling)[1]["last_error"]
+
+
+def test_a_change_that_was_made_and_not_answered_is_looked_up(selling: Site, erp: Erp) -> None:
+    with running(selling):
+        selling.drop("1.json", an_order("7"), flow="orders")
+        all_are(selling, "delivered")
+        erp.faults.lose_rate, erp.faults.times, erp.faults.hang_seconds = 1, 1, 0.3
+        erp.faults.methods = ["PUT"]
+        selling.drop("2.json", revised("7", 1, currency="SEK"), flow="orders")
         files = all_are(selling, "delivered", 2)
-    assert (files[1]["delivered_as"]["status"], files[1]["delivered_as"]["found"]) == (409, None)
-    assert len(posts(erp)) == 2
+    assert len([one for one in erp.received if one.method == "PUT"]) == 1
+    assert files[1]["delivered_as"]["found"]["currency"] == "SEK"
+
+
+def test_what_the_erp_has_is_compared_before_a_409_counts_as_delivered(selling: Site, erp: Erp) -> None:
+    with running(selling):
+        selling.drop("1.json", an_order("7"), flow="orders")
+        all_are(selling, "delivered")
+        erp.faults.error_rate, erp.faults.error_status, erp.faults.methods = 1, 400, ["GET"]
+        selling.drop("2.json", revised("7", 1, currency="SEK"), flow="orders")
+        eventually(lambda: "answers 400" in (sent(selling)[-1]["last_error"] or ""), what="the failing look")
+        assert sent(selling)[1]["status"] == "written"
+        erp.faults.error_rate = 0
+        all_are(selling, "delivered", 2)
+    assert (erp.find("p", "7") or {})["currency"] == "SEK"
 
 
 def test_a_look_up_that_is_turned_down_holds_back_its_own_file_only(packing: Site, inventory: Inventory) -> None:
@@ -241,16 +321,15 @@ def test_a_look_up_that_is_turned_down_holds_back_its_own_file_only(packing: Sit
     assert len(posts(inventory)) == 2
 
 
-def test_an_order_that_the_erp_has_already_counts_as_delivered(selling: Site, erp: Erp, logged: list[str]) -> None:
+def test_an_order_that_the_erp_has_as_it_is_counts_as_delivered(selling: Site, erp: Erp) -> None:
     with running(selling):
         selling.drop("1.json", an_order("7"), flow="orders")
-        all_are(selling, "delivered")
-        selling.drop("2.json", an_order("7", revised_at="2026-02-01T00:00:00Z", currency="SEK"), flow="orders")
+        (first,) = all_are(selling, "delivered")
+        again = selling.call("retry", "--outbound", str(first["id"])).stdout
+        assert "1 row will go out again" in again
         files = all_are(selling, "delivered", 2)
-    assert f"INFO orders/erp has #{files[0]['id']} p/7.json" in logged
-    assert f"INFO orders/erp has #{files[1]['id']} p/7.json already" in logged
-    assert files[1]["delivered_as"]["status"] == 409
     assert files[1]["delivered_as"]["found"]["external_order_no"] == "7"
+    assert [status for _, _, status in changes(erp)] == [201, 409]
     names = sorted(path.name for path in (selling.settings.output_dir / "orders" / "delivered" / "p").iterdir())
     assert names == [f"7.{files[1]['id']}.json", "7.json"]
 
@@ -323,6 +402,28 @@ def test_a_newer_state_takes_the_place_of_one_that_waits(selling: Site, erp: Erp
     assert json.loads(post.body)["currency"] == "SEK"
 
 
+def forget_contents(site: Site) -> None:
+    """As with files that were written before any daemon delivered: they lie in the output folder only."""
+    site.execute("update tidegate.outbound_file set content = null")
+
+
+def test_what_is_sealed_is_delivered_whatever_becomes_of_its_file(selling: Site, erp: Erp) -> None:
+    erp.stop()
+    with running(selling):
+        selling.drop("o.json", [an_order("1"), an_order("2")], flow="orders")
+        in_phase(selling, "orders/erp", JobPhase.FAILING)
+        eventually(lambda: len([f for f in sent(selling) if f["status"] == "written"]) == 2, what="both")
+        folder = selling.settings.output_dir / "orders" / "p"
+        (folder / "1.json").unlink()
+        (folder / "2.json").write_text("{}")
+        erp.start()
+        all_are(selling, "delivered", 2)
+        eventually(lambda: all(file["filed_as"] for file in sent(selling)), what="that they are gone")
+    assert len(erp.orders) == 2
+    assert (folder / "2.json").read_text() == "{}"
+    assert not (selling.settings.output_dir / "orders" / "delivered").exists()
+
+
 def test_a_file_that_someone_else_took_or_changed_is_told(selling: Site, erp: Erp) -> None:
     erp.stop()
     with running(selling):
@@ -330,6 +431,7 @@ def test_a_file_that_someone_else_took_or_changed_is_told(selling: Site, erp: Er
         in_phase(selling, "orders/erp", JobPhase.FAILING)
         eventually(lambda: len([f for f in sent(selling) if f["status"] == "written"]) == 2, what="both")
         folder = selling.settings.output_dir / "orders" / "p"
+        forget_contents(selling)
         (folder / "1.json").unlink()
         (folder / "2.json").write_text("{}")
         erp.start()
@@ -340,6 +442,7 @@ def test_a_file_that_someone_else_took_or_changed_is_told(selling: Site, erp: Er
     ]
     told = selling.call("retry", "--dead-letter").stdout
     assert told.count("1 row will go out again") == 2
+    (folder / "2.json").unlink()  # nothing is written over what is none of ours
     with running(selling):
         eventually(lambda: len(erp.orders) == 2, what="both orders")
         eventually(
@@ -354,6 +457,7 @@ def test_a_file_that_goes_out_once_and_was_taken_is_told(packing: Site, inventor
         in_phase(packing, "customers/inventory", JobPhase.FAILING)
         (path,) = (packing.settings.output_dir / "customers").glob("*.json")
         content = path.read_bytes()
+        forget_contents(packing)
         path.unlink()
         inventory.start()
         (file,) = all_are(packing, "failed")

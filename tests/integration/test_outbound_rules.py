@@ -394,7 +394,7 @@ def test_an_old_state_never_stays_over_a_newer_one(site: Site) -> None:
         with OutputFolder(Folder(folder)) as output:
             output.write(late.name, late.content, fsync=False)
         with database.connect() as again:
-            outbox.rows.mark_written(again, [late.id])
+            outbox.rows.mark_written(again, [late.id], "here")
     site.call("emit")
     assert json.loads((folder / "1.json").read_text())["isDone"]
 
@@ -406,7 +406,7 @@ def test_a_case_that_changes_while_it_is_created_is_created_once(site: Site) -> 
         outbox = Outbox(FLOWS["cases"], "slow")
         (sealed, *_) = outbox.seal(one, lingers=False)
         site.execute("update cases set name = 'New roof'")
-        outbox.rows.mark_written(one, [file.id for file in sealed.files])
+        outbox.rows.mark_written(one, [file.id for file in sealed.files], "here")
     assert len(unsynced(site, "cases")) == 1
     site.call("emit")
     (text,) = site.out("cases").values()

@@ -1,5 +1,6 @@
 """Loading files now, wherever they lie, and leaving them there."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ PATIENCE_SECONDS = 600.0
 """How long another process may load files of the same flow before `ingest` gives up."""
 
 _BUSY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class GivenFile:
 
 
 def collect(paths: Sequence[Path]) -> list[GivenFile]:
-    """The files named, and those of the folders named at any depth, in order of names.
+    """The files named, in that order, and those of the folders named at any depth, in the order in which they came.
 
+    In an archive the folder of its day tells when a file came, within it and elsewhere when it was last written.
     Raises TidegateError when a path does not exist, or a folder cannot be read.
     """
     now = datetime.now(UTC)
@@ -49,7 +52,7 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
     for path in paths:
         inside = [path]
         if path.is_dir():
-            inside = sorted(Path(listed.path) for listed in scan(str(path), failed=_unreadable))
+            inside = sorted((Path(listed.path) for listed in scan(str(path), failed=_unreadable)), key=_came)
         elif not path.is_symlink() and not path.exists():
             raise TidegateError(f"{path} does not exist")
         # A named folder's own parent counts (archive/FLOW/DAY), what is above it says nothing.
@@ -63,6 +66,15 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
             else:
                 given.append(GivenFile(file, str(file), now, folders, status.st_size, status.st_mtime_ns))
     return given
+
+
+def _came(path: Path) -> tuple[str, int, str]:
+    day = path.parent.name
+    try:
+        written = path.lstat().st_mtime_ns
+    except OSError:
+        written = 0  # gone by now: the pipeline says so
+    return day if _DAY.fullmatch(day) else "", written, str(path)
 
 
 def _unreadable(folder: str, error: OSError) -> None:

@@ -6,7 +6,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from loguru import logger
@@ -63,7 +63,8 @@ def _places(opened: OpenFolders, lines: Sequence[UnfiledFile], folders: Folders,
     """The folders where files of these lines may lie."""
     if not lines:
         return []
-    since = min(line.loaded_on for line in lines).isoformat()
+    # The database has dated the line, this machine the folder.
+    since = (min(line.loaded_on for line in lines) - timedelta(days=1)).isoformat()
     archive = folders.archive_of(flow)
     days = [entry.name for entry in _entries(opened, archive) if entry.name >= since]
     return [folders.rejected_of(flow), *(archive / day for day in days if _is_day(day))]

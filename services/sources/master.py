@@ -9,7 +9,7 @@ import itertools
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from loguru import logger
 from psycopg import Connection
@@ -21,7 +21,7 @@ from models.ledger import UNCHANGED, WAITING, FileStatus, LocalStatus
 from models.master import FullSync, MasterWrite
 from services.db import sqlstate
 from services.db.engine import Connect
-from services.ledger import cursors, locks
+from services.ledger import clock, cursors, locks
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.sources.local_replica import LocalReplica, PlacedFile
 from services.sources.master_api import ListedPage, MasterApi, MasterSession
@@ -85,9 +85,10 @@ class Master:
             if not state:  # the first look for changes brings everything by itself
                 await self._remember_sync(connection)
                 return every
-            due = datetime.fromisoformat(state["synced_at"]) + timedelta(seconds=every) - datetime.now(UTC)
-            if due > timedelta(0):
-                return min(every, due.total_seconds())
+            last = datetime.fromisoformat(state["synced_at"])
+            waited = await in_thread(clock.age_seconds, connection, last)
+            if 0 <= waited < every:  # what is dated behind now is of before the clock was set back
+                return every - waited
             async with self._syncing, self._api.session() as session:
                 found = await self._full_sync(session, connection)
         tell(f"saw {found.seen}, missed {found.missed}, deleted {found.deleted} at {datetime.now(UTC):%H:%M:%S}Z")
@@ -158,7 +159,7 @@ class Master:
             raise RetryLater(error.reason, hint=hint, after_seconds=error.after_seconds) from error
 
     async def _remember_sync(self, connection: Connection) -> None:
-        state = {"synced_at": datetime.now(UTC).isoformat()}
+        state = {"synced_at": (await in_thread(clock.now, connection)).isoformat()}
         await in_thread(cursors.move, connection, self._flow, self._sync_name, state)
 
     async def _place_missed(self, connection: Connection, news: Sequence[JsonObject]) -> int:

@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,30 @@ def test_a_batch_that_is_not_full_lingers_and_then_goes(hurried: Site) -> None:
         "select created_at - min(changed_at) as waited from tidegate.outbound_file, readings group by created_at"
     )
     assert times["waited"].total_seconds() > SHORT / 1000 * 0.9
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["behind", "ahead"])
+def test_a_batch_lingers_by_the_database_s_clock(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    class Wrong(datetime):
+        """The clock of a machine that is not set right."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Wrong":
+            return cls.fromtimestamp(time.time() + hours * 3600, tz)
+
+    monkeypatch.setattr("file_processing.outbound.outbox.datetime", Wrong, raising=False)
+    for one in with_readings(site, tmp_path, SHORT * 4):
+        one.drop("1.json", readings("a"), flow="readings")
+        eventually(lambda: one.out("readings"), what="the batch")  # noqa: B023
+        (times,) = one.query("select created_at - changed_at as waited from tidegate.outbound_file, readings")
+        assert times["waited"].total_seconds() > SHORT * 4 / 1000 * 0.9
+
+
+def test_a_row_of_before_the_clock_was_set_back_does_not_linger(patient: Site) -> None:
+    patient.execute("insert into readings (sensor, value, changed_at) values ('a', 1, now() + interval '1 hour')")
+    eventually(lambda: patient.out("readings"), what="the row")
 
 
 def test_emit_waits_for_nothing(site: Site, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files in a folder of a partner's SFTP server: listed, read, and moved to the archive over there."""
 
+import hashlib
 import os
 import stat
 import urllib.parse
@@ -10,6 +11,9 @@ import asyncssh
 
 from services.files.names import is_finished
 from services.transport import ssh
+
+PIECE_BYTES = 2**20
+"""So much of a large file is compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,10 @@ class RemoteFile:
     @property
     def shape(self) -> list[int]:
         return [self.size, self.mtime]
+
+    def remembered(self, sha256: bytes | None) -> list[int | str]:
+        """As the cursor has a file that was fetched."""
+        return [*self.shape, *([sha256.hex()] if sha256 else [])]
 
 
 async def listed(session: ssh.Session, folder: bytes) -> list[RemoteFile]:
@@ -67,20 +75,43 @@ async def _block(remote: asyncssh.SFTPClientFile, start: int, end: int) -> bytes
     return block
 
 
-async def archive(sftp: asyncssh.SFTPClient, folder: bytes, target_folder: bytes, file: RemoteFile) -> bool:
+async def digest(session: ssh.Session, path: bytes) -> bytes:
+    """The SHA-256 of a file over there, read in pieces. Raises asyncssh.SFTPError."""
+    read, position = hashlib.sha256(), 0
+    async with session.sftp.open(path, "rb", encoding=None, block_size=0) as remote:
+        while piece := await _block(remote, position, position + PIECE_BYTES):
+            read.update(piece)
+            position += len(piece)
+            session.heard()
+    return read.digest()
+
+
+async def archive(
+    session: ssh.Session, folder: bytes, target_folder: bytes, file: RemoteFile, sha256: bytes | None
+) -> bool:
     """Move a file over there, never over another one, and only if it is still as it was fetched.
 
+    sha256: of what was fetched; size and mtime, in seconds, may well be those of another upload. So what was moved is
+    read once more, and moved back where it is another content.
     False when it has changed. Raises asyncssh.SFTPError.
     """
-    source = folder + b"/" + file.name
+    sftp, source = session.sftp, folder + b"/" + file.name
     try:
         now = RemoteFile.of(file.name, await sftp.lstat(source))
     except asyncssh.SFTPNoSuchFile:
         return True  # someone else took it away
     if now != file:
         return False
-    stamp = f".{datetime.now(UTC):%Y%m%dT%H%M%S%f}".encode()
-    target = target_folder + b"/" + file.name
+    target = await _moved(sftp, source, target_folder, file.name)
+    if sha256 is None or await digest(session, target) == sha256:
+        return True
+    await _moved(sftp, target, folder, file.name)
+    return False
+
+
+async def _moved(sftp: asyncssh.SFTPClient, source: bytes, target_folder: bytes, name: bytes) -> bytes:
+    """The place in the folder that the file has now: under its name, or a longer one where that is taken."""
+    target = target_folder + b"/" + name
     try:
         await sftp.rename(source, target)
     except asyncssh.SFTPNoSuchFile:
@@ -89,5 +120,6 @@ async def archive(sftp: asyncssh.SFTPClient, folder: bytes, target_folder: bytes
     except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
         if not await sftp.exists(target):
             raise
-        await sftp.rename(source, target + stamp)
-    return True
+        target += f".{datetime.now(UTC):%Y%m%dT%H%M%S%f}".encode()
+        await sftp.rename(source, target)
+    return target

@@ -1,12 +1,14 @@
 """Fetching files from a partner's SFTP server: each is whole and on disk here before it leaves the folder there."""
 
 import asyncio
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -40,12 +42,17 @@ EMPTY_POLLS = 3
 class FetchedFile:
     """A file that is here, not yet in its place: under a temporary name.
 
-    name: the one it gets.
+    name: the one it gets. sha256: of its content.
     """
 
     file: RemoteFile
     name: str
     here: Temporary
+    sha256: bytes
+
+
+Fetched = dict[RemoteFile, bytes | None]
+"""Files that are here, with the SHA-256 of what was fetched; None where an earlier version did not remember it."""
 
 
 class SftpFetcher:
@@ -91,9 +98,10 @@ class SftpFetcher:
         state = await in_thread(cursors.read, connection, self._flow, self._source.name)
         before: dict[str, Any] = state.get("fetched", {})
         resting = await self._at_rest(session)
-        here = [file for file in resting if before.get(file.key) == file.shape]
-        stuck = await self._archive_all(session, here)
-        wanted = self._ripe(file for file in resting if before.get(file.key) != file.shape)
+        here = {file: _sha256(before[file.key]) for file in resting if before.get(file.key, [])[:2] == file.shape}
+        reasons = await self._archive_all(session, here)
+        stuck: Fetched = {file: here[file] for file in reasons}
+        wanted = self._ripe(file for file in resting if file not in here)
         came = 0
         arriving: asyncio.Task[int] | None = None
         try:
@@ -104,14 +112,14 @@ class SftpFetcher:
                         came += await arriving
                     # The next ones come while these are written.
                     arriving = asyncio.create_task(
-                        self._arrive(session, connection, group, stuck, temporaries.pop_all())
+                        self._arrive(session, connection, group, stuck, reasons, temporaries.pop_all())
                     )
         finally:
             if arriving is not None:
                 came += await arriving
         await self._remember(connection, stuck)
         if stuck:
-            file, reason = next(iter(stuck.items()))
+            file, reason = next(iter(reasons.items()))
             archive = os.fsdecode(self._archive)
             raise RetryLater(
                 f"{len(stuck)} fetched files cannot be moved to {archive!r} over there: {file.text!r}: {reason}",
@@ -130,23 +138,29 @@ class SftpFetcher:
         session: ssh.Session,
         connection: Connection,
         group: Sequence[FetchedFile],
-        stuck: dict[RemoteFile, str],
+        stuck: Fetched,
+        reasons: dict[RemoteFile, str],
         temporaries: ExitStack,
     ) -> int:
-        """Bring files into the input folder, and then to the archive over there; `stuck` gets what does not go."""
+        """Bring files into the input folder, and then to the archive over there.
+
+        What does not go gets into `stuck`, and why into `reasons`.
+        """
         with temporaries:
             await in_thread(self._place, group)
         for one in group:
             logger.bind(flow=self._flow, file=one.name).info(
                 "{} fetched {}: {} bytes", self.name, one.name, one.file.size
             )
-        files = [one.file for one in group]
-        await self._remember(connection, [*stuck, *files])
-        stuck |= await self._archive_all(session, files)
+        files: Fetched = {one.file: one.sha256 for one in group}
+        await self._remember(connection, stuck | files)
+        stay = await self._archive_all(session, files)
+        stuck.update((file, files[file]) for file in stay)
+        reasons.update(stay)
         return len(group)
 
-    async def _remember(self, connection: Connection, files: Iterable[RemoteFile]) -> None:
-        state = {"fetched": {file.key: file.shape for file in files}}
+    async def _remember(self, connection: Connection, files: Fetched) -> None:
+        state = {"fetched": {file.key: file.remembered(sha256) for file, sha256 in files.items()}}
         await in_thread(cursors.move, connection, self._flow, self._source.name, state)
 
     async def _at_rest(self, session: ssh.Session) -> list[RemoteFile]:
@@ -209,13 +223,13 @@ class SftpFetcher:
         try:
             if file.size <= SMALL_BYTES:
                 content = await session.ask(remote_files.content(session.sftp, path, file.size))
-                size = len(content)
+                size, sha256 = len(content), hashlib.sha256(content).digest()
                 here.file.write(content)
             else:
                 # By its descriptor: what has the temporary name by now need not be that file.
-                local = f"/proc/self/fd/{here.file.fileno()}".encode()
-                await session.ask(session.sftp.get(path, local, progress_handler=session.heard))
-                size = os.fstat(here.file.fileno()).st_size
+                local = f"/proc/self/fd/{here.file.fileno()}"
+                await session.ask(session.sftp.get(path, local.encode(), progress_handler=session.heard))
+                size, sha256 = await in_thread(_measured, Path(local))
         except OSError as error:
             if session.is_cut:
                 raise
@@ -223,7 +237,7 @@ class SftpFetcher:
         if size != file.size:
             self._warn_once(f"{file.text!r} has changed while it was fetched; it is fetched again")
             return None
-        return FetchedFile(file, names.local(file.text), here)
+        return FetchedFile(file, names.local(file.text), here, sha256)
 
     def _place(self, group: Sequence[FetchedFile]) -> None:
         """Make files durable and give them their names."""
@@ -242,7 +256,7 @@ class SftpFetcher:
             hint="make room or mend the permissions there",
         )
 
-    async def _archive_all(self, session: ssh.Session, files: Iterable[RemoteFile]) -> dict[RemoteFile, str]:
+    async def _archive_all(self, session: ssh.Session, files: Fetched) -> dict[RemoteFile, str]:
         """Move files to the archive over there; those that do not go, and why."""
         at_once = asyncio.Semaphore(self._source.parallel)
         stuck: dict[RemoteFile, str] = {}
@@ -250,7 +264,7 @@ class SftpFetcher:
         async def archive(file: RemoteFile) -> None:
             try:
                 async with at_once:
-                    work = remote_files.archive(session.sftp, self._folder, self._archive, file)
+                    work = remote_files.archive(session, self._folder, self._archive, file, files[file])
                     if not await session.ask(work):
                         logger.info(
                             "{}: {!r} has changed since it was fetched; it is fetched again", self.name, file.text
@@ -262,6 +276,16 @@ class SftpFetcher:
 
         await _all(archive(file) for file in files)
         return stuck
+
+
+def _sha256(remembered: Sequence[Any]) -> bytes | None:
+    return bytes.fromhex(remembered[2]) if len(remembered) > 2 else None
+
+
+def _measured(path: Path) -> tuple[int, bytes]:
+    """Size and SHA-256."""
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").digest()
 
 
 async def _all(work: Iterable[Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from services.runtime import supervisor
 from services.runtime.status_file import JobPhase
 from services.sources import sftp as fetching_module
 from services.sources.sftp import SftpFetcher
+from tests.support import connector_faults
 from tests.support.connectors import QUICK, in_phase, without_pauses
 from tests.support.openssh import OpenSsh, sshd, sshd_program
 from tests.support.sites import Site, running
@@ -221,7 +222,8 @@ def test_an_archive_that_takes_nothing_has_nothing_fetched_twice(fetching: Site,
     with running(fetching):
         eventually(lambda: sftp_server.names("archive") == ["order.json"], what="the archive")
     assert [line["status"] for line in fetching.ledger()] == ["loaded"]
-    assert len([done for done in sftp_server.received if done.operation == "read"]) == 1
+    read = [done.path for done in sftp_server.received if done.operation == "read"]
+    assert read.count("orders/order.json") == 1
 
 
 def test_a_name_that_is_no_utf_8_is_fetched_once(fetching: Site, sftp_server: Sftp) -> None:
@@ -271,7 +273,7 @@ def test_a_file_that_cannot_be_archived_holds_up_no_other(
         assert "bad.json" in failing.detail
         assert "PARTNER2_SFTP_ARCHIVE" in failing.hint
     assert numbers(fetching) == ["1", "2"]
-    assert [done.path for done in sftp_server.received if done.operation == "read"].count("/orders/bad.json") <= 1
+    assert [done.path for done in sftp_server.received if done.operation == "read"].count("orders/bad.json") == 1
 
 
 def test_a_file_that_grows_after_it_was_fetched_is_fetched_again(
@@ -290,6 +292,39 @@ def test_a_file_that_grows_after_it_was_fetched_is_fetched_again(
         eventually(lambda: sftp_server.names("archive") == ["order.json"], timeout=20, what="the archive")
         fetching.settled(2)
     assert numbers(fetching) == ["1", "22"]
+
+
+def test_another_upload_of_the_same_size_and_time_is_fetched_as_well(
+    fetching: Site, sftp_server: Sftp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, later = SftpFetcher._place, [an_order(2)]
+
+    def place_and_upload(fetcher: SftpFetcher, *arguments: object) -> None:
+        place(fetcher, *arguments)  # type: ignore[arg-type]  # what it was called with
+        if later:
+            path = sftp_server.folder / "orders" / "order.json"
+            before = path.stat()
+            path.write_bytes(later.pop())
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            assert path.stat().st_size == before.st_size
+
+    monkeypatch.setattr(SftpFetcher, "_place", place_and_upload)
+    sftp_server.upload("order.json", an_order(1))
+    with running(fetching):
+        eventually(lambda: sftp_server.names("archive") == ["order.json"], timeout=20, what="the archive")
+        fetching.settled(2)
+        eventually(lambda: sftp_server.names("orders") == [], what="an empty folder")
+    assert numbers(fetching) == ["1", "2"]
+
+
+def test_what_a_killed_daemon_had_half_fetched_is_removed(fetching: Site, sftp_server: Sftp) -> None:
+    sftp_server.upload("order.json", an_order(1))
+    fetching.run_to_kill(connector_faults.__name__, "fetching: before files are placed")
+    assert [path.suffix for path in fetching.waiting()] == [".part"]
+    with running(fetching):
+        fetching.settled(1)
+        eventually(lambda: not fetching.waiting(), what="an empty input folder")
+    assert numbers(fetching) == ["1"]
 
 
 @pytest.mark.parametrize(("polls", "statuses"), [(10_000, ["loaded"]), (1, ["loaded", "rejected"])])

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from psycopg import Connection
 from models.connector import SftpSource
 from models.errors import RetryLater
 from services.db.engine import Connect
-from services.files import names
+from services.files import durable, names
 from services.files.directory import Folder
 from services.files.durable import Temporary
 from services.ledger import cursors, locks
@@ -89,10 +89,16 @@ class SftpFetcher:
             if connection is None:
                 tell("another daemon polls")
                 return self._interval_seconds
+            await in_thread(self._remove_abandoned)
             async with ssh.connected(self._login) as session:
                 fetched = await self._fetch_all(session, connection)
         tell(f"polls every {self._interval_seconds:g} s; {fetched} files at {datetime.now(UTC):%H:%M:%S}Z")
         return self._interval_seconds
+
+    def _remove_abandoned(self) -> None:
+        """Whoever had the connector before may have been killed amid a file, and never come back."""
+        with suppress(FileNotFoundError), self._input.open() as folder:
+            durable.remove_abandoned(folder)
 
     async def _fetch_all(self, session: ssh.Session, connection: Connection) -> int:
         state = await in_thread(cursors.read, connection, self._flow, self._source.name)

@@ -332,6 +332,26 @@ def test_what_a_file_carried_is_sent_again_on_demand(live: Site) -> None:
     assert "no outbound file #999" in live.call("retry", "--outbound", "999", expect=2).stderr
 
 
+def test_each_of_several_files_of_a_row_finds_it_when_it_is_sent_again(hurried: Site) -> None:
+    hurried.drop("1.json", [*readings("cold"), *readings("hot", value=99)], flow="readings")
+
+    def files() -> dict[str, int]:
+        found = hurried.query("select name, max(id) as id from tidegate.outbound_file group by 1 order by 2")
+        return {row["name"].partition("-")[0]: row["id"] for row in found}
+
+    eventually(lambda: hurried.query("select 1 from readings") and not unsynced(hurried, "readings"), what="all out")
+    first = files()
+    assert first.keys() == {"readings", "alarms/hot.json"}
+    said = hurried.call("retry", "--outbound", str(first["readings"])).stdout
+    assert "2 rows will go out again" in said
+    eventually(lambda: files()["alarms/hot.json"] > first["alarms/hot.json"], what="both files of the hot one")
+    eventually(lambda: not unsynced(hurried, "readings"), what="all out again")
+    hurried.execute("update readings set value = 98 where sensor = 'hot'")
+    eventually(lambda: not unsynced(hurried, "readings"), what="the change")
+    said = hurried.call("retry", "--outbound", str(first["readings"])).stdout
+    assert "0 rows will go out again: they have gone out in newer files since" in said
+
+
 def test_what_goes_out_once_is_never_sent_again(live: Site) -> None:
     customer = {"id": "6f9619ff-8b86-4011-b42d-00c04fc964ff", "name": "Ada", "email": "a@example.com"}
     live.drop("1.json", customer | {"created_at": "2026-01-31T08:00:00Z"}, flow="customers")

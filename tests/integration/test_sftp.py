@@ -320,10 +320,13 @@ def test_another_upload_of_the_same_size_and_time_is_fetched_as_well(
 def test_what_a_killed_daemon_had_half_fetched_is_removed(fetching: Site, sftp_server: Sftp) -> None:
     sftp_server.upload("order.json", an_order(1))
     fetching.run_to_kill(connector_faults.__name__, "fetching: before files are placed")
-    assert [path.suffix for path in fetching.waiting()] == [".part"]
+    (half,) = fetching.waiting()
+    assert half.suffix == ".part"
     with running(fetching):
         fetching.settled(1)
         eventually(lambda: not fetching.waiting(), what="an empty input folder")
+        half.write_bytes(b"of another daemon, which was killed while this one runs")
+        eventually(lambda: not fetching.waiting(), what="an empty input folder again")
     assert numbers(fetching) == ["1"]
 
 

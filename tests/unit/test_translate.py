@@ -1,17 +1,20 @@
 """What goes out says what came in: mappings and names as properties, no database needed."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 from hypothesis import given, strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PlainSerializer, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 import flows as flow_folder
 from file_processing.outbound.translate import Translator, file_name
 from models.field_types import decimal_text, offset_text, utc_text
+from models.outbound import Form, Outbound
 
 FLOWS = flow_folder.discover()
 MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -72,3 +75,22 @@ def test_a_decimal_keeps_every_digit(number: Decimal) -> None:
 def test_a_moment_is_the_same_moment_in_either_form(moment: datetime) -> None:
     assert datetime.fromisoformat(utc_text(moment)) == moment
     assert datetime.fromisoformat(offset_text(moment)) == moment
+
+
+def test_a_row_whose_serializer_fails_is_quarantined_alone() -> None:
+    def picky(number: int) -> int:
+        if number == 2:
+            raise ValueError("no two")
+        return number
+
+    class Numbered(TypedDict):
+        number: Annotated[int, PlainSerializer(picky)]
+
+    flow = FLOWS["work_orders"]
+    one = Outbound("{number}.json", Numbered, lambda row: {"number": row["number"]}, form=Form.ONE)
+    drafts = Translator(replace(flow, outbound=(one,))).drafts([{"number": number} for number in (1, 2, 3)])
+    assert [draft.name for draft in drafts.files] == ["1.json", "3.json"]
+    ((row, reason),) = drafts.quarantined
+    assert row["number"] == 2
+    assert "flow work_orders cannot write it" in reason
+    assert "no two" in reason

@@ -149,7 +149,7 @@ def opened(*, prepare: bool = True) -> Iterator[Site]:
     settings, flows = configured()
     with databases.open_database(settings) as database:
         if prepare:
-            schema.prepare(database.engine, flows)
+            schema.prepare(database.direct, flows)
         yield Site(settings, flows, database)
 
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from file_processing.inbound import archive, recovery
-from services.db import engine as databases
+from services.db import connection as connections
 from services.ledger import locks
 from services.runtime import status_file
 from services.runtime.status_file import Phase, Publisher
@@ -80,7 +80,7 @@ def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site)
 def test_a_daemon_told_to_stop_does_not_wait_for_another_application(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 0.5)
     with psycopg.connect(site.url) as other:
         other.execute("lock table vehicles_status in share mode")
         with running(site):

@@ -13,10 +13,12 @@ import psycopg
 import sqlalchemy
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import set_json_dumps
 from pydantic import SecretStr
 from sqlalchemy import Engine, event
 
 from models.errors import StopDaemon
+from services import text
 from services.db import connection as connections, embedded, pooler, sqlstate
 from services.db.connection import DatabaseConnection
 from settings import Settings
@@ -69,7 +71,9 @@ class _Target:
         # libpq reads the URI itself; the embedded server's may have changed since the last time.
         uri = self.place if isinstance(self.place, str) else self.place.uri
         parameters = _connect_parameters(uri, self.setting)
-        return DatabaseConnection.connect(**parameters, **options, autocommit=True)
+        connection = DatabaseConnection.connect(**parameters, **options, autocommit=True)
+        set_json_dumps(text.exact_json, connection)  # no digit of a partner's number gets lost
+        return connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ def risks(engine: Engine) -> list[str]:
     query = "select name from pg_settings where name in ('fsync', 'full_page_writes') and setting = 'off' order by name"
     with sqlstate.translated(), engine.connect() as connection:
         return [
-            f"{name} is off: a crash of its machine may lose what was loaded"
+            f"{name} is off: a crash there may lose what was loaded"
             for name in connection.exec_driver_sql(query).scalars()
         ]
 

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from models.connector import JsonObject, MasterPage, RestMaster
 from models.errors import RefusedByPartner, RetryLater, StopConnector, StopDaemon
+from services import text
 from services.transport import http
 from services.transport.backoff import MASTER_REQUESTS
 from services.transport.http import Answer
@@ -166,7 +167,7 @@ class MasterSession:
         body = _decoded(answer)
         try:
             # NaN and half a surrogate pair can be read, and passed on to nobody.
-            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+            text.exact_json(body, ensure_ascii=False, allow_nan=False).encode()
             if isinstance(body[self._master.id_field], int | str):
                 return dict(body)
         except (KeyError, TypeError, ValueError):
@@ -220,6 +221,6 @@ def _is_loopback(host: str) -> bool:
 
 def _decoded(answer: Answer) -> Any:
     try:
-        return json.loads(answer.body)
+        return text.read_exact_json(answer.body)
     except (ValueError, RecursionError):
         raise RetryLater(f"{answer.place} answers with no JSON: {answer.excerpt}") from None

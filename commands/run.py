@@ -73,7 +73,8 @@ def prepare_patiently(site: Site, publisher: status_file.Publisher, stopping: th
     fault: status_file.Fault | None = None
     while not stopping.is_set():
         try:
-            schema.prepare(site.database.direct, site.flows)
+            with systemd.kept_alive():
+                schema.prepare(site.database.direct, site.flows)
         except RetryLater as error:
             if fault is None or fault.text != error.reason:
                 logger.warning("the database does not answer, trying again: {}", error)

@@ -67,13 +67,14 @@ system-deps:
 	PATH="$$PATH:/usr/sbin" command -v sshd >/dev/null || missing="$$missing openssh-server"; \
 	command -v sftp >/dev/null || missing="$$missing openssh-client"; \
 	command -v curl >/dev/null || missing="$$missing curl"; \
+	PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
 	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing$$missing for the tests of deploy/tidegate.service, of SFTP and of docs/api.md ..." | tr -s ' '; \
+		echo "Installing$$missing for the tests of deploy/tidegate.service, of SFTP, of poolers and of docs/api.md ..." | tr -s ' '; \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 			apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null && exit 0; \
 	fi; \
-	echo "Tests of deploy/tidegate.service, of SFTP and of docs/api.md are skipped for want of:" $$missing; \
+	echo "Tests of deploy/tidegate.service, of SFTP, of poolers and of docs/api.md are skipped for want of:" $$missing; \
 	echo "To run them too, install it (Debian, Ubuntu: sudo apt-get install" $$missing")" >&2
 
 .venv/run.stamp: requirements.lock $(no_venv)

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         description="The PostgreSQL to use, postgresql://USER:PASSWORD@HOST:PORT/DATABASE; without it Tidegate starts "
         "its own under DATA_DIR.",
     )
+    database_direct_url: SecretStr | None = Field(
+        None,
+        description="The same database without the pooler: needed where DATABASE_URL names a PgBouncer in transaction "
+        "mode, for locks and LISTEN.",
+    )
     input_dir: Path = Field(
         Path("input"),
         validation_alias=AliasChoices("input_dir", "data_inbound_dir"),

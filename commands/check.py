@@ -88,7 +88,7 @@ def look_at_database(settings: Settings, flows: Flows) -> list[Finding]:
         with databases.open_database(settings) as database:
             version = databases.ping(database.engine)
             findings.append(Finding(f"database {database.uri}, PostgreSQL {version}"))
-            schema.prepare(database.engine, flows)
+            schema.prepare(database.direct, flows)
             findings.append(Finding("the schema is up to date"))
     except TidegateError as error:
         findings.append(Finding("the schema" if findings else "database", str(error)))

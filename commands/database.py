@@ -57,7 +57,7 @@ def db_revision(
       python main.py db revision "vehicles have a garage"
     """
     with opened(prepare=False) as site:
-        path = schema.revision(site.engine, site.flows, message)
+        path = schema.revision(site.database.direct, site.flows, message)
     out.print(f"wrote {path}: read it, then python main.py db upgrade" if path else "nothing differs")
 
 

@@ -74,7 +74,8 @@ def prepare_patiently(site: Site, publisher: status_file.Publisher, stopping: th
     fault: status_file.Fault | None = None
     while not stopping.is_set():
         try:
-            site.prepare()
+            with systemd.kept_alive():
+                site.prepare()
         except RetryLater as error:
             if fault is None or fault.text != error.reason:
                 logger.warning("the database does not answer, trying again: {}", error)

@@ -80,7 +80,7 @@ class Site:
 
         Raises RetryLater or StopDaemon.
         """
-        schema.prepare(self.engine, self.flows)
+        schema.prepare(self.database.direct, self.flows)
         with self.own_connection() as connection:
             Numbers(self.settings.output_dir.resolve()).catch_up(connection)
 

@@ -25,7 +25,7 @@ class Health:
     """What `status` tells.
 
     fault: why the database does not answer, or answers wrongly.
-    version: of the database; it may be known beside a fault.
+    version: of the database; it may be known beside a fault. risks: see `engine.risks`.
     shortages: of room on disks, for which nothing is taken in.
     """
 
@@ -34,6 +34,7 @@ class Health:
     version: str | None
     fault: str | None
     flows: list[overview.FlowOverview]
+    risks: list[str]
     shortages: list[NoRoom]
 
 
@@ -57,7 +58,12 @@ def status(
     if as_json:
         body = {
             "daemons": [dataclasses.asdict(daemon) for daemon in health.daemons],
-            "database": {"up": health.fault is None, "version": health.version, "error": health.fault},
+            "database": {
+                "up": health.fault is None,
+                "version": health.version,
+                "error": health.fault,
+                "risks": health.risks,
+            },
             "disks": {"enough": not health.shortages, "errors": [str(error) for error in health.shortages]},
             "waiting": health.waiting,
             "flows": [dataclasses.asdict(line) for line in health.flows],
@@ -71,17 +77,19 @@ def status(
 def examine() -> Health:
     settings, flows = configured()
     lines: list[overview.FlowOverview] = []
+    risks: list[str] = []
     version = fault = None
     folders = scan.count(settings.input_dir)
     try:
         with databases.open_database(settings) as database:
             version = databases.ping(database.engine)
+            risks = databases.risks(database.engine)
             with Site(settings, flows, database).connection() as connection:
                 lines = overview.overview(connection, flows, folders)
     except TidegateError as error:
         fault = str(error)
     shortages = [*room(settings).shortages()]
-    return Health(status_file.running(settings.data_dir), folders, version, fault, lines, shortages)
+    return Health(status_file.running(settings.data_dir), folders, version, fault, lines, risks, shortages)
 
 
 def show_status(health: Health) -> None:
@@ -134,6 +142,8 @@ def show_database(health: Health) -> None:
         out.print(f"database  does not answer: {health.fault}", style="red")
         return
     out.print(f"database  PostgreSQL {health.version}")
+    for risk in health.risks:
+        out.print(f"          {risk}", style="red")
     if health.fault is not None:
         out.print(f"          {health.fault}", style="red")
 

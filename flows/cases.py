@@ -220,6 +220,7 @@ FLOW = Flow(
     envelope="objects",
     file_prefixes=("case",),
     newest_by="logical_timestamp",
+    exact_numbers=True,
     to_rows=to_rows,
     outbound=(
         Outbound(

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import Table
 
-from models.connector import Connector, Destination, Setting
+from models.connector import Connector, Destination, RestMaster, Setting
 from models.edi.message import MessageFunction
 from models.outbound import Form, Outbound, RowOrder
 from models.tables import OWN_COLUMNS, ChildRow, LoadedRow, ParentRow
@@ -128,6 +128,11 @@ class Flow:
             raise ValueError(f"file_name {outbound.file_name!r} names {', '.join(sorted(fields - known))}, no column")
 
     @property
+    def last_to_arrive_wins(self) -> bool:
+        """Whether a record overwrites whatever came before it, so that an earlier state may come back."""
+        return self.newest_by is None and not self.append_only
+
+    @property
     def once(self) -> bool:
         """Whether its rows go out once in their life."""
         return any(outbound.once for outbound in self.outbound)
@@ -163,6 +168,17 @@ class Flow:
     def outbound_order(self) -> tuple[str, ...]:
         """The columns by which rows go out; with the key among them no two rows are equal."""
         return self.key if self.outbound[0].order is RowOrder.KEY else ("changed_at", *self.key)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The columns of which a row that is changed by hand remembers what its source last said of them.
+
+        None where time does not tell which record is newer: there whatever arrives is. None either where the
+        source is the master: what it says again puts its local replica right.
+        """
+        if self.newest_by is None or any(isinstance(source, RestMaster) for source in self.sources):
+            return ()
+        return tuple(column for column in self.columns if column not in self.key)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -87,8 +87,8 @@ class InboundFileRow(Base):
     """One dropped file, written in the transaction that loads it.
 
     `path` is where it lay. `filed_at` is null between the commit and the move out of
-    `input/`: after a crash it tells that the file there only has to be moved. `reload`
-    asks for a file whose content is known to be loaded again the next time it is seen.
+    `input/`: after a crash it tells that the file there only has to be moved, if it is the same
+    one by its `identity`: another may have been dropped under its name.
     """
 
     __tablename__ = "inbound_file"
@@ -130,7 +130,23 @@ class InboundFileRow(Base):
     drift: Mapped[dict[str, int] | None] = mapped_column(JSONB)
     duplicate_of: Mapped[int | None] = mapped_column(BigInteger)
     superseded_by: Mapped[int | None] = mapped_column(BigInteger)
-    reload: Mapped[bool] = mapped_column(server_default=text("false"))
+    identity: Mapped[str | None] = mapped_column(Text)
+
+
+class PlacedFileRow(Base):
+    """What is known of a file before it is loaded, by who placed it.
+
+    again: it is loaded although its content was before; false: it repeats one that was placed, and is loaded only
+        if that one was not.
+    """
+
+    __tablename__ = "placed_file"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    flow: Mapped[str] = mapped_column(Text, primary_key=True)
+    identity: Mapped[str] = mapped_column(Text, primary_key=True)
+    again: Mapped[bool]
+    placed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class RejectedRecordRow(Base):

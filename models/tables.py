@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import TIMESTAMP, BigInteger, Integer, LargeBinary, MetaData, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -26,7 +27,8 @@ class LoadedRow(Base):
     """A row that came out of a file. A flow's table extends it and adds the business columns.
 
     The columns here are Tidegate's own: the loader fills them, a flow never does. A row that
-    another application inserted has no source file.
+    another application inserted has no source file. `source_said`, of a row that was changed by
+    hand since: what its source last said.
     """
 
     __abstract__ = True
@@ -41,6 +43,7 @@ class LoadedRow(Base):
     synced_at: Mapped[datetime | None] = mapped_column(sort_order=107)
     outbound_file_id: Mapped[int | None] = mapped_column(BigInteger, sort_order=108)
     outbound_error: Mapped[str | None] = mapped_column(sort_order=109)
+    source_said: Mapped[Any | None] = mapped_column(JSONB, sort_order=111)
 
 
 class ParentRow(LoadedRow):
@@ -73,6 +76,7 @@ OWN_COLUMNS = frozenset(
         "outbound_file_id",
         "outbound_error",
         "children_digest",
+        "source_said",
     }
 )
 """The columns of `LoadedRow`: everything else in a flow's table is business."""

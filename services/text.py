@@ -1,9 +1,10 @@
-"""Text of others, made safe: on one line of a log, a report or a terminal; in UTF-8 and in PostgreSQL."""
+"""Text of others, made safe: on one line of a log, a report or a terminal; in UTF-8, in PostgreSQL, in JSON."""
 
 import json
 import math
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -81,3 +82,29 @@ def storable_json(value: Any) -> Any:
             return {storable_json(key): storable_json(item) for key, item in value.items()}
         case _:
             return value
+
+
+def exact_json(value: Any, **options: Any) -> str:
+    """As `json.dumps`, and a `Decimal` is a number with all of its digits; raises what that raises."""
+    try:
+        return json.dumps(value, **options)
+    except TypeError:  # in the way of the many values without one it would be slow
+        return _exact(value, options)
+
+
+def _exact(value: Any, options: dict[str, Any]) -> str:
+    match value:
+        case Decimal():
+            return str(value)
+        case list():
+            return f"[{', '.join(_exact(item, options) for item in value)}]"
+        case dict():
+            items = (f"{json.dumps(key, **options)}: {_exact(item, options)}" for key, item in value.items())
+            return f"{{{', '.join(items)}}}"
+        case _:
+            return json.dumps(value, **options)
+
+
+def read_exact_json(text: str | bytes) -> Any:
+    """As `json.loads`, and a number with a fraction is a `Decimal`."""
+    return json.loads(text, parse_float=Decimal)

@@ -1,7 +1,9 @@
 """Deduplication: what is to be done with each file of a group, by what the ledger knows of its content."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from file_processing.inbound.read import ReadResult
 from services.ledger.inbound import KnownFile
@@ -27,32 +29,49 @@ class LoadDecision:
         return self.read.loads and self.resumes is None and self.duplicate_of is None
 
 
-def decide(files: Iterable[tuple[ReadResult, int]], known: Iterable[KnownFile]) -> list[LoadDecision]:
+def decide(
+    files: Iterable[tuple[ReadResult, int]],
+    known: Iterable[KnownFile],
+    *,
+    placed: Mapping[str, bool] = MappingProxyType({}),
+    newest: int | None = None,
+    last_to_arrive_wins: bool = False,
+) -> list[LoadDecision]:
     """A decision for each file, in their order.
 
+    Content that was loaded before is a duplicate. Where the last to arrive wins it may be a way back to an earlier
+    state: there only what was loaded last is.
+
     files: each with its id in the ledger. known: the ledger's lines of these contents.
+    placed: of files by their identity, whether they are loaded whatever is known of their content; or never again.
+    newest: the line of the file that was loaded last.
     """
-    loaded: dict[bytes | None, KnownFile] = {}
-    unfiled: dict[tuple[bytes | None, str | None], KnownFile] = {}
+    loaded: dict[bytes | None, int] = {}
+    unfiled: dict[tuple[bytes | None, str | None], list[KnownFile]] = defaultdict(list)
     for line in known:
         if not line.filed:
-            unfiled[line.sha256, line.path] = line
+            unfiled[line.sha256, line.path].append(line)
         if line.loaded:
-            loaded[line.sha256] = line
-    first: dict[bytes | None, int] = {}
+            loaded[line.sha256] = line.id
     decisions = []
     for read, file_id in files:
-        sha256, place, stays = read.file.sha256, read.file.place, read.file.stays
-        before, resumes = loaded.get(sha256), None if stays else unfiled.get((sha256, place))
+        file = read.file
+        before, again = loaded.get(file.sha256), placed.get(file.state.identity.key)
+        resumes = None if file.stays else _same_file(unfiled[file.sha256, file.place], file.state.identity.key)
         if resumes is not None:
             made = LoadDecision(read, file_id, resumes=resumes)
-        elif sha256 in first:
-            made = LoadDecision(read, file_id, duplicate_of=first[sha256])
-        elif before is not None and before.reload:
-            made = LoadDecision(read, file_id, supersedes=before.id)
+        elif before is None:
+            made = LoadDecision(read, file_id)
+        elif again or (again is None and last_to_arrive_wins and before != newest):
+            made = LoadDecision(read, file_id, supersedes=before)
         else:
-            made = LoadDecision(read, file_id, duplicate_of=before.id if before else None)
-        if made.loads and sha256 is not None:
-            first[sha256] = file_id
+            made = LoadDecision(read, file_id, duplicate_of=before)
+        if made.loads and file.sha256 is not None:
+            loaded[file.sha256] = newest = file_id
         decisions.append(made)
     return decisions
+
+
+def _same_file(unfiled: Iterable[KnownFile], identity: str) -> KnownFile | None:
+    """The line of just this file, committed and not yet moved: not of one that lay there under its name before."""
+    return next((line for line in unfiled if line.identity in (None, identity)), None)

@@ -152,7 +152,16 @@ class Loader:
         looks = {number: _not_in_place(read.file) for read, number in wanted}
         if left := {number: file for number, file in looks.items() if file is not None}:
             raise _StartOver(left=left)
-        return deduplicate.decide(wanted, known)
+        if self.flow is None:
+            return deduplicate.decide(wanted, known)
+        last_wins = self.flow.last_to_arrive_wins
+        return deduplicate.decide(
+            wanted,
+            known,
+            placed=ledger.take_placed(connection, self.flow.name, [read.file.state.identity.key for read, _ in wanted]),
+            newest=ledger.newest(connection, self.flow.name) if last_wins and any(k.loaded for k in known) else None,
+            last_to_arrive_wins=last_wins,
+        )
 
     def _upsert(
         self, connection: Connection, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]

@@ -17,6 +17,7 @@ from models.ledger import FileStatus
 from services.files import durable
 from services.files.directory import Entry, Folder, OpenFolders
 from services.files.folders import Folders
+from services.files.move import Identity
 from services.files.names import numbered
 from services.ledger import inbound as ledger, locks, queries
 from services.ledger.inbound import UnfiledFile
@@ -84,7 +85,7 @@ def _found(
     """The ids of unfiled lines whose files have left the input folder, each with its file's place."""
     could_be: dict[str, list[UnfiledFile]] = defaultdict(list)
     for line in lines:
-        if not _is_at(Path(line.path), line):
+        if not _lies_there(line):
             could_be[line.name].append(line)
             could_be[numbered(line.name, line.id)].append(line)
     entries = [entry for place in places for entry in place if printable(entry.name) in could_be]
@@ -105,6 +106,18 @@ def _is_at(path: Path, line: UnfiledFile) -> bool:
     try:
         with Folder(path.parent).open() as folder:
             return _holds(folder.entry(path.name), line)
+    except OSError:
+        return False
+
+
+def _lies_there(line: UnfiledFile) -> bool:
+    """Whether the line's file is where it was dropped; a new one under its name is another."""
+    if line.identity is None:
+        return _is_at(Path(line.path), line)
+    path = Path(line.path)
+    try:
+        with Folder(path.parent).open() as folder:
+            return Identity.of(folder.entry(path.name).status()).key == line.identity
     except OSError:
         return False
 

@@ -11,6 +11,7 @@ from models.ledger import FileStatus
 from services.files import directory, durable, move
 from services.files.directory import Directory, Entry, Folder
 from services.files.folders import Folders
+from services.files.move import Identity
 from services.files.names import numbered, with_suffix
 from services.ledger import queries, replay
 from services.ledger.queries import LedgerLine
@@ -25,7 +26,7 @@ def put_back(connection: Connection, line: LedgerLine, folders: Folders, input_d
     """Put the file of a ledger line back into its flow's folder; the new path.
 
     A rejected file moves. One that was loaded is copied out of the archive, and the ledger
-    remembers that its known content is to be loaded once more.
+    remembers that the copy is to be loaded although its content is known.
 
     Raises TidegateError when the line cannot be retried, or its file is no longer there.
     """
@@ -36,9 +37,7 @@ def put_back(connection: Connection, line: LedgerLine, folders: Folders, input_d
             source = here.entry(name)
             if line.status == FileStatus.REJECTED:
                 return _move_back(connection, line, source, there)
-            with connection.transaction():
-                replay.reload_file(connection, line.id)
-            return _copy_back(source, there, line.id)
+            return _copy_back(connection, line, source, there)
     except (OSError, FileGone, RetryLater) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise TidegateError(f"#{line.id} cannot be put back into {target.path}: {reason}") from error
@@ -58,14 +57,16 @@ def _move_back(connection: Connection, line: LedgerLine, source: Entry, folder: 
     return target.path
 
 
-def _copy_back(source: Entry, folder: Directory, number: int) -> Path:
+def _copy_back(connection: Connection, line: LedgerLine, source: Entry, folder: Directory) -> Path:
     with (
         open(source.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as original,
         durable.Temporary(folder) as copy,
     ):
         shutil.copyfileobj(original, copy.file)
         copy.sync()
-        target = copy.place(source.name, number)
+        if line.flow is not None:
+            replay.place_again(connection, line.flow, Identity.of(os.fstat(copy.file.fileno())).key)
+        target = copy.place(source.name, line.id)
     folder.sync()
     return target.path
 

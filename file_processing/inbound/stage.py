@@ -1,5 +1,6 @@
 """Staging: rows into a temporary table by binary COPY."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import psycopg
@@ -34,7 +35,9 @@ class Stage:
     def __init__(self, flow: Flow, table: Table, columns: Sequence[str]) -> None:
         known = {column: types.base_name(table.columns[column]) for column in columns}
         self.narrow = {column: name for column, name in known.items() if name in _WIDE}
-        self.name = sql.Identifier(f"stage_{flow.name}_{table.name}")
+        # A pooler may hand on a session in which another release left a stage of other columns.
+        shape = ", ".join(f"{column} {types.full_name(table.columns[column])}" for column in columns)
+        self.name = sql.Identifier(f"stage_{hashlib.sha256(f'{table.name} {shape}'.encode()).hexdigest()[:16]}")
         parts: dict[str, sql.Composable] = {
             "stage": self.name,
             "table": sql.Identifier(table.name),

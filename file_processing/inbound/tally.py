@@ -14,7 +14,7 @@ from file_processing.inbound.record_errors import RejectedText
 from file_processing.inbound.upsert import UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
 from models.flow import Flow, PartlyBad
-from models.ledger import FileStatus
+from models.ledger import IN_TABLE, FileStatus
 from services.ledger.inbound import LedgerEntry
 from services.text import storable
 
@@ -90,7 +90,8 @@ def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow 
         error=told and storable(told),
         drift=tally.drift or None,
         duplicate_of=made.duplicate_of,
-        supersedes=made.supersedes,
+        supersedes=made.supersedes if status in IN_TABLE else None,
+        identity=file.state.identity.key,
         filed_at=datetime.now(UTC) if file.stays else None,
     )
 

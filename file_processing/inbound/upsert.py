@@ -88,15 +88,25 @@ group by source_file_id
 _UPDATE = """do update set
     {assignments},
     replaced_file_id = t.source_file_id, replaced_position = t.record_position,
-    source_file_id = excluded.source_file_id, record_position = excluded.record_position,
+    source_file_id = excluded.source_file_id, record_position = excluded.record_position, source_said = null,
     changed_at = now(), is_synced = false, outbound_error = null
-where ({old}) is distinct from ({new}){and_not_newer}"""
+where ({old}) is distinct from ({new}){and_not_newer}{and_not_said_again}"""
+
+# Of two records of one time the later to arrive counts. But one that its source sends again overwrites nothing that
+# was changed by hand since; `source_said` is null where nothing was.
+_NOT_SAID_AGAIN = """
+    and (t.source_said is null or t.{newest_by} < excluded.{newest_by} or not ({said_again}))"""
+
+_OR_SAID_AGAIN = " or t.source_said is not null and {said_again}"
+
+# A record without children says the same as one that has those of before.
+_SAID_AGAIN = "t.source_said - {unsaid} = (select tidegate.as_said(said) - {unsaid} from (select {values}) said)"
 
 _UNCHANGED = """
 select s.source_file_id, count(*)
 from {stage} s join {table} t using ({key})
 where (t.source_file_id, t.record_position) is distinct from (s.source_file_id, s.record_position)
-  and ({old}) is not distinct from ({staged})
+  and (({old}) is not distinct from ({staged}){or_said_again})
 group by s.source_file_id
 """
 
@@ -178,12 +188,15 @@ class Upsert:
                     sql.SQL("{} = {}").format(sql.Identifier(column), _new(column, "excluded")) for column in data
                 ),
                 and_not_newer=_and_not_newer(flow),
+                and_not_said_again=_said_again(flow, _NOT_SAID_AGAIN, "excluded"),
             )
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
         self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
-        self._unchanged = sql.SQL(_UNCHANGED).format(**parts)
+        self._unchanged = sql.SQL(_UNCHANGED).format(
+            **parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s", self._stage.narrow)
+        )
 
     def upsert(
         self, connection: Connection, rows: Sequence[StagedRow]
@@ -197,8 +210,7 @@ class Upsert:
         if not rows:
             return counts, rejected
         types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
-        if self._children:
-            connection.execute(LOADING)
+        connection.execute(LOADING)
         waiting = self._rounds(rows)[::-1]
         while waiting:
             part = waiting.pop()
@@ -279,6 +291,22 @@ def _new(column: str, source: str, cast: Mapping[str, str] = MappingProxyType({}
     if column == CHILDREN_DIGEST:
         return sql.SQL("coalesce({}, {})").format(sql.Identifier(source, column), sql.Identifier("t", column))
     return name(column, source, cast)
+
+
+def _said_again(flow: Flow, clause: str, source: str, cast: Mapping[str, str] = MappingProxyType({})) -> sql.Composable:
+    """A clause on whether a record says what the source of a row said before the row was changed by hand."""
+    if not flow.said:
+        return sql.SQL("")
+    unsaid = sql.SQL("case when {} is null then {} else '' end").format(
+        sql.Identifier(source, CHILDREN_DIGEST), sql.Literal(CHILDREN_DIGEST)
+    )
+    said_again = sql.SQL(_SAID_AGAIN).format(
+        unsaid=unsaid if flow.children else sql.Literal(""),
+        values=sql.SQL(", ").join(
+            sql.SQL("{} as {}").format(name(column, source, cast), sql.Identifier(column)) for column in flow.said
+        ),
+    )
+    return sql.SQL(clause).format(newest_by=sql.Identifier(flow.newest_by or ""), said_again=said_again)
 
 
 # Which record of a key wins, said twice: among the staged ones, and against the one in the table. Both take of equals

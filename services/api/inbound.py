@@ -142,8 +142,9 @@ class _Intake:
         name, sha256 = upload.name, upload.sha256
         try:
             with self._lend() as connection:
-                if _last_to_arrive_wins(self._flows[flow]):
-                    replay.reload_received(connection, flow=flow, name=name, sha256=sha256, key=key)
+                if key is not None and self._flows[flow].last_to_arrive_wins:
+                    identity = upload.identity.key
+                    replay.place_repeated(connection, flow=flow, name=name, sha256=sha256, identity=identity)
                 return receipts.issue(
                     connection, flow=flow, name=name, sha256=sha256, bytes=upload.bytes, key=key, place=upload.place
                 )
@@ -196,10 +197,6 @@ def router(
         return Became.model_validate({**found, "counts": counts})
 
     return routes
-
-
-def _last_to_arrive_wins(flow: Flow) -> bool:
-    return flow.newest_by is None and not flow.append_only
 
 
 async def _fill(upload: Upload, request: Request) -> None:

@@ -1,5 +1,6 @@
 """Resources that have their master elsewhere: read from our table, written there first and then here."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from models.connector import JsonObject
 from models.flow import Flow
 from models.master import FullSync, MasterWrite
+from services import text
 from services.api import bodies, idempotency
 from services.api.inbound import Lend
 from services.api.problems import Problem, described
@@ -152,7 +154,7 @@ class _Operations:
         written = await self._master.create(fields, idempotency.key_of(idempotency_key or ()))
         response.headers["Location"] = f"{self.path}/{written.number}"
         response.headers[LOCAL] = written.local
-        return written.document
+        return _shown(written.document)
 
     async def sync(self) -> Synced:
         """Compare everything with the master now, and load what differs. It takes a while."""
@@ -163,11 +165,17 @@ class _Operations:
         """Change an object at the master, and then here; fields that are left out stay."""
         written = await self._master.update(number, fields)
         response.headers[LOCAL] = written.local
-        return written.document
+        return _shown(written.document)
 
     async def delete(self, number: Number) -> None:
         """Delete an object at the master, and then here. One that is gone already is deleted as well."""
         await self._master.delete(number)
+
+
+def _shown(document: JsonObject) -> JsonObject:
+    """As it stands in an answer, where a number with a fraction is a float."""
+    shown: JsonObject = json.loads(text.exact_json(document))
+    return shown
 
 
 class _Table:

@@ -1,6 +1,7 @@
 """A request's body on its way to a file in the input folder: nobody sees it before it is whole and on disk."""
 
 import hashlib
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from typing import Self
 from models.errors import RetryLater, TidegateError
 from services.files.directory import Folder
 from services.files.durable import Temporary
+from services.files.move import Identity
 
 
 class TooLarge(TidegateError):
@@ -57,6 +59,12 @@ class Upload:
     def sync(self) -> None:
         with _disk():
             self._temporary.sync()
+
+    @property
+    def identity(self) -> Identity:
+        """Which file it is; known when it is synced."""
+        with _disk():
+            return Identity.of(os.fstat(self._temporary.file.fileno()))
 
     def place(self) -> None:
         """Give the file its name; when this returns, a power cut leaves it where it is."""

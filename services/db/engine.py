@@ -11,18 +11,20 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import psycopg
 import sqlalchemy
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import set_json_dumps
+from pydantic import SecretStr
 from sqlalchemy import Engine, event
 
 from models.errors import StopDaemon
-from services.db import embedded, sqlstate
+from services import text
+from services.db import connection as connections, embedded, pooler, sqlstate
+from services.db.connection import DatabaseConnection
 from settings import Settings
 
 Connect = Callable[[], psycopg.Connection]
 """Makes a connection of one's own, in autocommit mode."""
-
-LOCK_WAIT_SECONDS = 5.0
-"""For rows and tables that another application has locked, and for a lock of ours that one may wait for."""
 
 _SCHEME = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 _SPARE_CONNECTIONS = 4  # beside the workers: one more for small files, the ledger, `LISTEN`, a look by `status`
@@ -37,20 +39,60 @@ _CONNECT: dict[str, Any] = {
 }
 
 
+@dataclass(slots=True)
+class _Target:
+    """A server to connect to; setting: the one that names it."""
+
+    place: embedded.Server | str
+    setting: str = "DATABASE_URL"
+    keeps_sessions: bool = False  # known once a connection was made
+
+    def connect(self, **options: Any) -> DatabaseConnection:
+        """A connection in autocommit mode whose session is its own. Raises StopDaemon where a pooler takes it away."""
+        connection = self._connect(**options)
+        try:
+            # Whatever role, database and PGTZ say; and the server's process, in one round trip.
+            answer = connection.execute("select set_config('timezone', 'UTC', false), pg_backend_pid()").fetchone()
+            if not self.keeps_sessions:
+                if answer is not None and answer[1] != connection.info.backend_pid:  # somebody stands between
+                    with self._connect() as another:
+                        pooler.refuse_shared_sessions(connection, another, self.setting)
+                self.keeps_sessions = True
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def connect_by_pooler(self, **options: Any) -> DatabaseConnection:
+        """One that has its session only for the length of a transaction."""
+        return self._connect(**options, prepare_threshold=None)
+
+    def _connect(self, **options: Any) -> DatabaseConnection:
+        # libpq reads the URI itself; the embedded server's may have changed since the last time.
+        uri = self.place if isinstance(self.place, str) else self.place.uri
+        parameters = _connect_parameters(uri, self.setting)
+        connection = DatabaseConnection.connect(**parameters, **options, autocommit=True)
+        set_json_dumps(text.exact_json, connection)  # no digit of a partner's number gets lost
+        return connection
+
+
 @dataclass(frozen=True, slots=True)
 class Database:
     """The database of this process.
 
+    engine: for transactions; each of them may come to another session where a pooler stands between.
+    direct: for what needs a session of its own, such as changes of the schema.
     uri: for display, without password.
     """
 
     engine: Engine
+    direct: Engine
     uri: str
-    _target: embedded.Server | str = field(repr=False)
+    _sessions: _Target = field(repr=False)
 
     @property
     def embedded(self) -> bool:
-        return isinstance(self._target, embedded.Server)
+        return isinstance(self._sessions.place, embedded.Server)
 
     def connect(self) -> psycopg.Connection:
         """A connection of one's own, outside the pool and in autocommit mode, as LISTEN wants it.
@@ -58,30 +100,43 @@ class Database:
         It waits at most so long for what another application has locked.
         """
         with sqlstate.translated():
-            connection = _connect(self._target)
-            connection.execute("select set_config('lock_timeout', %s, false)", [f"{LOCK_WAIT_SECONDS}s"])
+            connection = self._sessions.connect()
+            connection.execute(sql.SQL(connections.settings(connection.info.server_version, local=False)))
             return connection
 
     def recover(self) -> None:
         """Call it when the connection is lost: starts the embedded server again if it died."""
-        if isinstance(self._target, embedded.Server):
-            self._target.ensure_running()
+        if isinstance(self._sessions.place, embedded.Server):
+            self._sessions.place.ensure_running()
 
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
     """The database of the settings; with DATABASE_URL nothing connects yet, so the server may be down.
 
-    Raises StopDaemon when DATABASE_URL is no URI, or the embedded server does not start.
+    Raises StopDaemon when DATABASE_URL or DATABASE_DIRECT_URL is no URI, or the embedded server does not start.
     """
-    if settings.database_url is None:
+    url, direct_url = settings.database_url, settings.database_direct_url
+    if url is None:
+        if direct_url is not None:
+            raise StopDaemon(
+                "DATABASE_DIRECT_URL is set, and DATABASE_URL is not",
+                hint="without a pooler between, the server's address belongs into DATABASE_URL",
+            )
         with embedded.serve(settings.data_dir) as server:
-            with _engine(settings, server) as engine:
-                yield Database(engine, server.uri, server)
+            sessions = _Target(server)
+            with _engine(settings, sessions.connect) as engine:
+                yield Database(engine, engine, server.uri, sessions)
         return
-    uri = _SCHEME.sub("postgresql://", settings.database_url.get_secret_value())
-    with _engine(settings, uri) as engine:
-        yield Database(engine, _without_password(uri), uri)
+    target = _named("DATABASE_URL", url)
+    shown = _without_password(str(target.place))
+    if direct_url is None:
+        with _engine(settings, target.connect) as engine:
+            yield Database(engine, engine, shown, target)
+        return
+    sessions = _named("DATABASE_DIRECT_URL", direct_url)
+    with _engine(settings, target.connect_by_pooler) as engine, _engine(settings, sessions.connect) as direct:
+        yield Database(engine, direct, shown, sessions)
 
 
 def ping(engine: Engine) -> str:
@@ -90,10 +145,24 @@ def ping(engine: Engine) -> str:
         return str(connection.exec_driver_sql("show server_version").scalar_one())
 
 
+def risks(engine: Engine) -> list[str]:
+    """What this server is set to by which a crash of its machine loses what was loaded; no session can change it."""
+    query = "select name from pg_settings where name in ('fsync', 'full_page_writes') and setting = 'off' order by name"
+    with sqlstate.translated(), engine.connect() as connection:
+        return [
+            f"{name} is off: a crash there may lose what was loaded"
+            for name in connection.exec_driver_sql(query).scalars()
+        ]
+
+
+def _named(setting: str, url: SecretStr) -> _Target:
+    uri = _SCHEME.sub("postgresql://", url.get_secret_value())
+    _connect_parameters(uri, setting)  # raises at once when it is no URI
+    return _Target(uri, setting)
+
+
 @contextmanager
-def _engine(settings: Settings, target: embedded.Server | str) -> Iterator[Engine]:
-    if isinstance(target, str):
-        _connect_parameters(target)  # raises at once when it is no URI
+def _engine(settings: Settings, connect: Callable[..., DatabaseConnection]) -> Iterator[Engine]:
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
         pool_size=settings.workers + _SPARE_CONNECTIONS,
@@ -103,8 +172,10 @@ def _engine(settings: Settings, target: embedded.Server | str) -> Iterator[Engin
     )
 
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> psycopg.Connection:
-        connection = _connect(target, context=options["context"])
+    def do_connect(
+        _dialect: object, _record: object, _arguments: object, options: dict[str, Any]
+    ) -> DatabaseConnection:
+        connection = connect(context=options["context"])
         connection.autocommit = False
         return connection
 
@@ -114,25 +185,18 @@ def _engine(settings: Settings, target: embedded.Server | str) -> Iterator[Engin
         engine.dispose()
 
 
-def _connect(target: embedded.Server | str, **options: Any) -> psycopg.Connection:
-    """A connection in autocommit mode."""
-    # libpq reads the URI itself; the embedded server's may have changed since the last time.
-    uri = target if isinstance(target, str) else target.uri
-    connection = psycopg.connect(**_connect_parameters(uri), **options, autocommit=True)
-    connection.execute("set timezone to 'UTC'")  # whatever role, database and PGTZ say
-    return connection
-
-
-def _connect_parameters(uri: str) -> dict[str, Any]:
+def _connect_parameters(uri: str, setting: str) -> dict[str, Any]:
     try:
         given = conninfo_to_dict(uri) if _SCHEME.match(uri) else None
     except psycopg.ProgrammingError:
         given = None  # not its message, which may quote the password
     if given is None:
         raise StopDaemon(
-            "DATABASE_URL is not a PostgreSQL URI", hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            f"{setting} is not a PostgreSQL URI", hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
         ) from None
     own = {"application_name": f"tidegate:{socket.gethostname()}:{os.getpid()}"}
+    if any("," in str(given.get(name, "")) for name in ("host", "hostaddr")):
+        own["target_session_attrs"] = "read-write"  # of several hosts, the one that is not a standby
     return _CONNECT | own | given
 
 

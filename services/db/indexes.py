@@ -23,6 +23,9 @@ from services.db.identifiers import names
 
 _ADVISORY_LOCK = int.from_bytes(b"tideindx")
 
+# To build one waits for whoever is writing; a timeout would leave it half-built.
+_UNHURRIED = "select set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)"
+
 LOOK_SECONDS = 0.2
 """How often a process looks whether another one has built them."""
 
@@ -73,6 +76,7 @@ def ensure(engine: Engine, flows: Mapping[str, Flow]) -> None:
     with sqlstate.translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if _missing(connection, wanted):
             connection.detach()  # closed at the end, however it comes: the lock goes with it
+            connection.exec_driver_sql(_UNHURRIED)
             # To wait in the server would hold a snapshot, for which whoever builds waits in turn.
             while not connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
                 time.sleep(LOOK_SECONDS)

@@ -14,6 +14,7 @@ from models.flow import Flow
 from models.ledger import SCHEMA
 from models.tables import Base
 from services.db import indexes, misfits, own_columns, sqlstate, triggers
+from services.db.connection import DatabaseConnection
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSIONS = MIGRATIONS / "versions"
 _ADVISORY_LOCK = int.from_bytes(b"tidegate")
+# A change of a large table takes its time, and waits for who is writing to it.
+_UNHURRIED = "select set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true)"
 _MIGRATE = 'python main.py db revision "what changed", then python main.py db upgrade'
 _LEDGER_DIFFERS = f"undo what changed Tidegate's own tables; if you changed models/ledger.py: {_MIGRATE}"
 
@@ -92,6 +95,10 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
     """One transaction, alone among all that change the schema."""
     try:
         with sqlstate.translated(), engine.begin() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, DatabaseConnection)
+            driver.prepare_transaction()
+            connection.exec_driver_sql(_UNHURRIED)
             connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
             yield connection
     except RejectFile as error:

@@ -13,45 +13,82 @@ from services.db.identifiers import equal, names
 CHANNEL = "tidegate_outbound"
 """NOTIFY's channel; the payload is the flow's name."""
 
-# A loader sets changed_at itself, so the trigger's condition spares it the call per row.
+LOADING = "set local tidegate.loading = 'on'"
+"""A loader says so for its transaction: what it changes it marks itself, and what came before was its source's word."""
+
+_BY_HAND = sql.SQL("current_setting('tidegate.loading', true) is distinct from 'on'")
+
+# Each has a path of its own: whoever may create objects elsewhere has no say in it.
+# `as_said` writes values in one way, whatever a session is set to, so that two of them can be compared.
 _FUNCTIONS = """
-create or replace function tidegate.mark_changed() returns trigger language plpgsql as $$
+create or replace function tidegate.as_said(said record) returns jsonb language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres' set bytea_output = 'hex'
+set extra_float_digits = 1 as $$
+begin
+    return to_jsonb(said);
+end $$;
+
+create or replace function tidegate.mark_changed() returns trigger language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+declare
+    said jsonb;
 begin
     new.changed_at := greatest(clock_timestamp(), old.changed_at + interval '1 microsecond');
     new.is_synced := false;
     new.outbound_error := null;
+    if tg_nargs > 0 and old.source_said is null and old.source_file_id is not null then
+        said := tidegate.as_said(old);
+        select jsonb_object_agg(name, said -> name) into new.source_said from unnest(tg_argv) name;
+    end if;
     return new;
 end $$;
 
-create or replace function tidegate.notify_outbound() returns trigger language plpgsql as $$
+create or replace function tidegate.notify_outbound() returns trigger language plpgsql
+set search_path = pg_catalog, pg_temp as $$
 begin
     perform pg_notify('tidegate_outbound', tg_argv[0]);
     return null;
 end $$;
 """
 
-_TRIGGERS = """
+# `always`: also where a session replays changes of another database (session_replication_role).
+_CHANGED = """
 create or replace trigger tidegate_changed before update on {table} for each row
-when (new.changed_at = old.changed_at and ({old}) is distinct from ({new}))
-execute function tidegate.mark_changed();
+when ({by_hand} and ({old}) is distinct from ({new}))
+execute function tidegate.mark_changed({said});
 
+alter table {table} enable always trigger tidegate_changed;
+"""
+
+_NOTIFY = """
 create or replace trigger tidegate_notify after insert or update of is_synced, {columns} on {table}
 for each statement execute function tidegate.notify_outbound({flow});
+
+alter table {table} enable always trigger tidegate_notify;
 """
 
 # Children change with their parent's record; by hand they change alone, and their parent must notice.
 _CHILD_TRIGGERS = """
-create or replace function {function}() returns trigger language plpgsql as $$
+create or replace function {function}() returns trigger language plpgsql
+set search_path = pg_catalog, {schema}, pg_temp as $$
 begin
     update {table} t set changed_at = greatest(clock_timestamp(), t.changed_at + interval '1 microsecond'),
-        children_digest = null, is_synced = false, outbound_error = null
+        children_digest = null, is_synced = false, outbound_error = null{remember}
     from ({changed}) c where {same_key};
     return null;
 end $$;
 
 create or replace trigger {trigger} after {event} on {child} referencing {referencing}
 for each statement when ({by_hand}) execute function {function}();
+
+alter table {child} enable always trigger {trigger};
 """
+
+_REMEMBER = """,
+        source_said = case when t.source_said is not null or t.source_file_id is null then t.source_said else (
+            select jsonb_object_agg(name, said.it -> name)
+            from (select tidegate.as_said(t) as it) said, unnest(array[{said}]) name) end"""
 
 # A line that an UPDATE left as it was is no change, and one that moved changes both parents.
 _CHILD_EVENTS = (
@@ -66,10 +103,16 @@ _CHILD_EVENTS = (
     ),
 )
 
-LOADING = "set local tidegate.loading = 'on'"
-"""A loader says so for its transaction: it tells the parents itself that their children changed."""
+_THERE = text("""
+    select obj_description(t.oid, 'pg_trigger'), t.tgenabled = 'A'
+    from pg_trigger t
+    where t.tgrelid = any(select to_regclass(name) from unnest(cast(:tables as text[])) name)
+      and t.tgname like 'tidegate!_%' escape '!'
+""")
 
-_BY_HAND = sql.SQL("current_setting('tidegate.loading', true) is distinct from 'on'")
+_SCHEMA = text("""
+    select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass(:table)
+""")
 
 
 def ensure(connection: Connection, flow: Flow) -> bool:
@@ -77,33 +120,25 @@ def ensure(connection: Connection, flow: Flow) -> bool:
 
     A trigger takes a lock that waits for running loads, so nothing is touched without need.
     """
-    if not flow.outbound:
+    if not flow.outbound and flow.newest_by is None:
         return False
-    cursor = connection.connection.driver_connection
-    assert isinstance(cursor, psycopg.Connection)
-    statements = _statements(flow).as_string(cursor)
-    digest = hashlib.sha256((_FUNCTIONS + statements).encode()).hexdigest()
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
     table = flow.sql_table.name
-    there = (
-        connection.execute(
-            text("""
-            select obj_description(t.oid, 'pg_trigger') from pg_trigger t
-            where t.tgrelid = any(select to_regclass(name) from unnest(cast(:tables as text[])) name)
-              and t.tgname like 'tidegate!_%' escape '!'
-        """),
-            {"tables": [f'"{each.name}"' for each in flow.sql_tables]},
-        )
-        .scalars()
-        .all()
-    )
-    if len(there) == 2 + len(_CHILD_EVENTS) * len(flow.children) and digest in there:
+    schema = connection.scalar(_SCHEMA, {"table": f'"{table}"'})
+    statements = _statements(flow, schema).as_string(driver)
+    digest = hashlib.sha256((_FUNCTIONS + statements).encode()).hexdigest()
+    there = connection.execute(_THERE, {"tables": [f'"{each.name}"' for each in flow.sql_tables]}).all()
+    wanted = 1 + bool(flow.outbound) + len(_CHILD_EVENTS) * len(flow.children)
+    always = [comment for comment, is_always in there if is_always]
+    if len(always) >= wanted and digest in always:
         return False
     comment = sql.SQL("comment on trigger tidegate_changed on {} is {}").format(
-        sql.Identifier(table), sql.Literal(digest)
+        sql.Identifier(schema, table), sql.Literal(digest)
     )
     connection.exec_driver_sql(_FUNCTIONS)
-    cursor.execute(sql.SQL(statements))
-    cursor.execute(comment)
+    driver.execute(sql.SQL(statements))
+    driver.execute(comment)
     return True
 
 
@@ -122,11 +157,13 @@ def drop(connection: Connection) -> None:
         driver.execute(sql.SQL(statement))
 
 
-def _statements(flow: Flow) -> sql.Composed:
+def _statements(flow: Flow, schema: str) -> sql.Composed:
     table = flow.sql_table
     business = [column.name for column in table.columns if column.name not in OWN_COLUMNS]
     parts: dict[str, sql.Composable] = {
-        "table": sql.Identifier(table.name),
+        "table": sql.Identifier(schema, table.name),
+        "schema": sql.Identifier(schema),
+        "said": sql.SQL(", ").join(map(sql.Literal, flow.said)),
         "old": names(business, "old"),
         "new": names(business, "new"),
         "columns": names(business),
@@ -138,14 +175,16 @@ def _statements(flow: Flow) -> sql.Composed:
     children = [
         sql.SQL(_CHILD_TRIGGERS).format(
             **parts,
-            child=sql.Identifier(child.__tablename__),
+            child=sql.Identifier(schema, child.__tablename__),
             event=sql.SQL(event),
             referencing=sql.SQL(referencing),
             changed=sql.SQL(changed).format(**parts),
+            remember=sql.SQL(_REMEMBER if flow.said else "").format(**parts),
             trigger=sql.Identifier(f"tidegate_{event}"),
             function=sql.Identifier("tidegate", f"{event}_{child.__tablename__}"),
         )
         for child in flow.children
         for event, referencing, changed in _CHILD_EVENTS
     ]
-    return sql.SQL("").join([sql.SQL(_TRIGGERS).format(**parts), *children])
+    own = [_CHANGED, _NOTIFY] if flow.outbound else [_CHANGED]
+    return sql.SQL("").join([*(sql.SQL(each).format(**parts) for each in own), *children])

@@ -40,6 +40,11 @@ class Identity:
         found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         return found == (self.device, self.inode, self.bytes, self.mtime_ns)
 
+    @property
+    def key(self) -> str:
+        """As the ledger keeps it: the same after a rename, a `chmod` and a reboot, which may number devices anew."""
+        return f"{self.inode}:{self.bytes}:{self.mtime_ns}"
+
 
 @dataclass(frozen=True, slots=True)
 class ReadState:

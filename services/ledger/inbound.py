@@ -18,7 +18,8 @@ from services.ledger.statements import file_row, statement
 class KnownFile(NamedTuple):
     """A line that holds some content, or of a file without content that is not archived yet.
 
-    filed: whether its file is known to be out of the input folder.
+    filed: whether its file is known to be out of the input folder. identity: of the file; lines of earlier
+        releases have none.
     """
 
     id: int
@@ -26,7 +27,7 @@ class KnownFile(NamedTuple):
     sha256: bytes | None
     status: FileStatus
     filed: bool
-    reload: bool
+    identity: str | None
 
     @property
     def loaded(self) -> bool:
@@ -50,6 +51,7 @@ class LedgerEntry:
     status: FileStatus
     seen_at: datetime
     node: str
+    identity: str | None = None
     records: int = 0
     inserted: int = 0
     updated: int = 0
@@ -72,7 +74,7 @@ def next_ids(connection: Connection, count: int) -> list[int]:
 
 
 _KNOWN = statement("""
-select id, path, sha256, status, filed_at is not null as filed, reload
+select id, path, sha256, status, filed_at is not null as filed, identity
 from tidegate.inbound_file
 where sha256 = any(%s) and flow is not distinct from %s
   and (status in {in_table} and superseded_by is null or filed_at is null)
@@ -80,7 +82,7 @@ order by id
 """)
 
 _KNOWN_WITHOUT_CONTENT = statement("""
-select id, path, sha256, status, false as filed, reload
+select id, path, sha256, status, false as filed, identity
 from tidegate.inbound_file
 where filed_at is null and sha256 is null and path = any(%s) and flow is not distinct from %s
 order by id
@@ -100,38 +102,64 @@ def known(connection: Connection, flow: str | None, contents: Iterable[bytes], p
     return found
 
 
+_NEWEST = statement("""
+select id from tidegate.inbound_file where flow = %s and status in {in_table} order by id desc limit 1
+""")
+
+
+def newest(connection: Connection, flow: str) -> int | None:
+    """The line of the file that was loaded last."""
+    found = connection.execute(_NEWEST, [flow]).fetchone()
+    return int(found[0]) if found else None
+
+
+_TAKE_PLACED = """
+delete from tidegate.placed_file where flow = %s and identity = any(%s) returning identity, again
+"""
+
+
+def take_placed(connection: Connection, flow: str, identities: Iterable[str]) -> dict[str, bool]:
+    """Of files by their identity, whether who placed them wants them loaded again; that goes with this transaction."""
+    rows = connection.execute(_TAKE_PLACED, [flow, list(identities)]).fetchall()
+    return {str(identity): bool(again) for identity, again in rows}
+
+
 _COLUMNS = {
     "id": "int8", "flow": "text", "name": "text", "path": "text", "sha256": "bytea", "bytes": "int8",
     "status": "text", "seen_at": "timestamptz", "node": "text", "records": "int8", "inserted": "int8",
     "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8", "drift": "jsonb",
-    "duplicate_of": "int8", "filed_at": "timestamptz", "error": "text",
+    "duplicate_of": "int8", "filed_at": "timestamptz", "identity": "text", "error": "text",
 }  # fmt: skip
 
 _values = attrgetter(*_COLUMNS)
 
-_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}) from stdin (format binary)").format(
+_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}, superseded_by) from stdin (format binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
 )
+
+
+_SUPERSEDE = """
+update tidegate.inbound_file f set superseded_by = s.by
+from unnest(%s::bigint[], %s::bigint[]) as s (id, by) where f.id = s.id
+"""
 
 
 def write(connection: Connection, entries: Sequence[LedgerEntry]) -> None:
     """Write the lines of a group of files.
 
-    A line that supersedes another one takes its place as the loaded one.
+    A line that supersedes another one, of before or of this group, takes its place as the loaded one.
 
     Raises RetryLater when somebody who does not ask for the flow's lock was faster.
     """
-    superseded = [(entry.id, entry.supersedes) for entry in entries if entry.supersedes is not None]
+    superseded = {entry.supersedes: entry.id for entry in entries if entry.supersedes is not None}
     with connection.cursor() as cursor:
         if superseded:
-            cursor.executemany(
-                "update tidegate.inbound_file set superseded_by = %s, reload = false where id = %s", superseded
-            )
+            cursor.execute(_SUPERSEDE, [list(superseded), list(superseded.values())])
         try:
             with cursor.copy(_COPY_FILES) as copy:
-                copy.set_types([*_COLUMNS.values()])
+                copy.set_types([*_COLUMNS.values(), "int8"])
                 for entry in entries:
-                    copy.write_row(_values(entry))
+                    copy.write_row((*_values(entry), superseded.get(entry.id)))
         except UniqueViolation as error:
             raise RetryLater(f"the ledger has this line already: {error.diag.message_primary}") from error
 
@@ -188,10 +216,12 @@ class UnfiledFile(NamedTuple):
     bytes: int
     status: FileStatus
     loaded_on: date
+    identity: str | None
 
 
 _UNFILED = """
-select id, name, coalesce(path, name) as path, sha256, bytes, status, (loaded_at at time zone 'UTC')::date as loaded_on
+select id, name, coalesce(path, name) as path, sha256, bytes, status,
+    (loaded_at at time zone 'UTC')::date as loaded_on, identity
 from tidegate.inbound_file where filed_at is null and flow is not distinct from %s order by id
 """
 

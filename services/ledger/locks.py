@@ -13,7 +13,7 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from models.errors import RetryLater
-from services.db import engine, sqlstate
+from services.db import connection as connections, sqlstate
 from services.db.engine import Connect
 from services.runtime.supervisor import in_thread
 
@@ -25,6 +25,9 @@ _NUMBERS = 0x7469_6E75
 
 _FLOW_WAIT_SECONDS = 1.0
 """How long a loader waits for its turn before it rests."""
+
+# The lock comes before what is set behind it.
+_LOCK_FLOW = "select pg_advisory_xact_lock(%s, hashtext(%s)), set_config('lock_timeout', %s, true)"
 
 
 class FlowBusy(RetryLater):
@@ -42,13 +45,11 @@ def lock_flow(connection: Connection, flow: str | None) -> None:
 
     Raises FlowBusy when another transaction keeps it for long.
     """
-    timeout = "select set_config('lock_timeout', %s, true)"
-    connection.execute(timeout, [f"{_FLOW_WAIT_SECONDS}s"])
+    connection.execute("select set_config('lock_timeout', %s, true)", [f"{_FLOW_WAIT_SECONDS}s"])
     try:
-        connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", [_LOADERS, flow or ""])
+        connection.execute(_LOCK_FLOW, [_LOADERS, flow or "", f"{connections.LOCK_WAIT_SECONDS}s"])
     except LockNotAvailable as error:
         raise FlowBusy("another process is loading files of this flow") from error
-    connection.execute(timeout, [f"{engine.LOCK_WAIT_SECONDS}s"])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Once more: contents to be loaded again, files to be put back or delivered again, rows to go out again."""
+"""Once more: files to be loaded again, files to be put back or delivered again, rows to go out again."""
 
 from dataclasses import dataclass
 
@@ -11,41 +11,41 @@ from services.db.identifiers import names
 from services.ledger.outbound import key_of_state
 from services.ledger.statements import statement, transition
 
-_RELOAD = statement("""
-update tidegate.inbound_file set reload = true
-where flow = %s and sha256 = %s and status in {in_table} and superseded_by is null
-""")
+_PLACE_AGAIN = """
+insert into tidegate.placed_file (flow, identity, again) values (%s, %s, true)
+on conflict (flow, identity) do update set again = true
+"""
 
 
-def reload_content(connection: Connection, flow: str, sha256: bytes) -> None:
-    """Have a content that was loaded before loaded again: a source went back to it, and means it."""
-    connection.execute(_RELOAD, [flow, sha256])
+def place_again(connection: Connection, flow: str, identity: str) -> None:
+    """Have a file loaded whatever is known of its content: who places it means it.
 
-
-# A file that a crash left without a receipt has the name that its repeat has, and was meant only once.
-_RELOAD_RECEIVED = statement("""
-update tidegate.inbound_file set reload = true
-where flow = %(flow)s and sha256 = %(sha256)s and status in {in_table} and superseded_by is null
-  and not exists (select from tidegate.receipt where flow = %(flow)s and idempotency_key = %(key)s)
-  and not exists (
-    select from tidegate.inbound_file
-    where flow = %(flow)s and sha256 = %(sha256)s and name = %(name)s and status <> {duplicate}
-  )
-""")
-
-
-def reload_received(connection: Connection, *, flow: str, name: str, sha256: bytes, key: str | None) -> None:
-    """The same for what came by HTTP, unless this is a repeat of a request.
-
-    Commit it before the file is in place, or the loader could be faster.
+    Call it before the file has its name, or the loader could be faster. A file that never gets it leaves a line
+    that no other file can have.
     """
     with connection.transaction():
-        connection.execute(_RELOAD_RECEIVED, {"flow": flow, "name": name, "sha256": sha256, "key": key})
+        connection.execute(_PLACE_AGAIN, [flow, identity])
 
 
-def reload_file(connection: Connection, file_id: int) -> None:
-    """Have the content of one archived file loaded again."""
-    connection.execute("update tidegate.inbound_file set reload = true where id = %s", [file_id])
+_PLACE_REPEATED = statement("""
+insert into tidegate.placed_file (flow, identity, again)
+select %(flow)s, %(identity)s, false
+where exists (
+    select from tidegate.inbound_file
+    where flow = %(flow)s and sha256 = %(sha256)s and name = %(name)s and status <> {duplicate}
+)
+on conflict do nothing
+""")
+
+
+def place_repeated(connection: Connection, *, flow: str, name: str, sha256: bytes, identity: str) -> None:
+    """Have a file not loaded that repeats one of the same name and content, which was meant only once.
+
+    So comes again what its sender got no answer to: the first one is loaded, and nobody knows of it.
+    """
+    with connection.transaction():
+        values = {"flow": flow, "name": name, "sha256": sha256, "identity": identity}
+        connection.execute(_PLACE_REPEATED, values)
 
 
 def set_place(connection: Connection, file_id: int, place: str | None) -> None:

@@ -2,6 +2,9 @@
 
 import os
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from loguru import logger
 
@@ -34,3 +37,25 @@ def watchdog_interval_seconds() -> float | None:
     except ValueError:
         return None
     return microseconds / 2e6 if microseconds > 0 else None
+
+
+@contextmanager
+def kept_alive() -> Iterator[None]:
+    """Ping while this block takes its time in one call: a migration of a large table is no hanging daemon."""
+    seconds = watchdog_interval_seconds()
+    if seconds is None:
+        yield
+        return
+    done = threading.Event()
+
+    def ping() -> None:
+        while not done.wait(seconds):
+            notify("WATCHDOG=1")
+
+    thread = threading.Thread(target=ping, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -4,7 +4,6 @@ It reads the flow's table and never writes to it: what changes there comes as a 
 """
 
 import hashlib
-import json
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from psycopg import Connection, sql
 from models.connector import JsonObject, RestMaster
 from models.flow import Flow
 from models.ledger import FileStatus
+from services import text
 from services.files.directory import Folder
-from services.ledger import queries, replay
+from services.ledger import queries
 from services.sources.arrival import arrive
 
 
@@ -34,7 +34,7 @@ _ALIVE = "select id from {table} where deleted_at is null"
 
 _HERE = "select id, {newest_by} from {table} where deleted_at is null and id = any(%s)"
 
-_DOCUMENTS = "select document from {table} where deleted_at is null and id = any(%s) order by id"
+_DOCUMENTS = "select document::text from {table} where deleted_at is null and id = any(%s) order by id"
 
 
 class LocalReplica:
@@ -47,7 +47,7 @@ class LocalReplica:
         assert flow.newest_by is not None
         names = {"table": sql.Identifier(flow.sql_table.name), "newest_by": sql.Identifier(flow.newest_by)}
         self._alive, self._here, self._documents = (
-            sql.SQL(text).format(**names) for text in (_ALIVE, _HERE, _DOCUMENTS)
+            sql.SQL(query).format(**names) for query in (_ALIVE, _HERE, _DOCUMENTS)
         )
 
     def id_of(self, one: JsonObject) -> int:
@@ -72,13 +72,14 @@ class LocalReplica:
         """
         now = datetime.now(UTC).isoformat()
         return [
-            {**row[0], "deleted_at": now} for row in connection.execute(self._documents, [list(numbers)]).fetchall()
+            {**text.read_exact_json(document), "deleted_at": now}
+            for (document,) in connection.execute(self._documents, [list(numbers)]).fetchall()
         ]
 
     def envelope(self, objects: Sequence[JsonObject]) -> bytes:
         """The content of a file with these objects."""
         # Escaped, or half a surrogate pair could not be written: the loader rejects it with its place.
-        return json.dumps({self._flow.envelope: objects}).encode()
+        return text.exact_json({self._flow.envelope: list(objects)}).encode()
 
     def had_rejections(self, connection: Connection, content: bytes) -> bool:
         """Whether a file with just this content was rejected before, wholly or in part."""
@@ -87,11 +88,9 @@ class LocalReplica:
     def place(self, connection: Connection, what: str, content: bytes) -> PlacedFile:
         """Put a file into the input folder; `what` begins its name. Raises RetryLater."""
         name = f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:12]}.json"
-        digest = hashlib.sha256(content).digest()
-        replay.reload_content(connection, self._flow.name, digest)
-        path = arrive(self._folder, name, content, 0)
+        path = arrive(connection, self._folder, name, content, 0)
         logger.bind(flow=self._flow.name, file=path.name).info("{}: {} bytes to load", path.name, len(content))
-        return PlacedFile(path.name, digest)
+        return PlacedFile(path.name, hashlib.sha256(content).digest())
 
     def became(self, connection: Connection, placed: PlacedFile) -> FileStatus | None:
         """What became of a file: the status of its line in the ledger, `None` before there is one."""

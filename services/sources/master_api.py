@@ -1,7 +1,6 @@
 """The REST API of a master: lists page by page, single objects, writes; paced, and its refusals in one form."""
 
 import asyncio
-import json
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -15,7 +14,7 @@ from pydantic import SecretStr
 
 from models.connector import JsonObject, MasterPage, RestMaster
 from models.errors import RefusedByPartner, RetryLater, StopConnector
-from services.text import hide
+from services.text import exact_json, hide
 from services.transport import http
 from services.transport.backoff import MASTER_REQUESTS
 from services.transport.http import Answer
@@ -160,7 +159,7 @@ class MasterSession:
         body = _decoded(answer)
         try:
             # NaN and half a surrogate pair can be read, and passed on to nobody.
-            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+            exact_json(body, ensure_ascii=False, allow_nan=False).encode()
             if isinstance(body[self._master.id_field], int | str):
                 return dict(body)
         except (KeyError, TypeError, ValueError):
@@ -207,6 +206,6 @@ class _Pace:
 
 def _decoded(answer: Answer) -> Any:
     try:
-        return answer.json()
+        return answer.json(exact=True)
     except ValueError:
         raise RetryLater(f"{answer.place} answers with no JSON: {answer.excerpt}") from None

@@ -15,7 +15,7 @@ from models.connector import RestSource, SourcePage
 from models.errors import RetryLater
 from services.db.engine import Connect
 from services.files.directory import Folder
-from services.ledger import cursors, locks, replay
+from services.ledger import cursors, locks
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.sources.arrival import arrive
 from services.transport import http
@@ -121,8 +121,7 @@ class RestPoller:
     def _place(self, connection: Connection, body: bytes, number: int, records: int) -> None:
         """Put a page into the input folder."""
         name = f"{self._source.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{number:05}.json"
-        replay.reload_content(connection, self._flow, hashlib.sha256(body).digest())
-        path = arrive(self._folder, name, body, number)
+        path = arrive(connection, self._folder, name, body, number)
         logger.bind(flow=self._flow, file=path.name).info(
             "{} fetched {}: {} records, {} bytes", self.name, path.name, records, len(body)
         )

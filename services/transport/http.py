@@ -12,7 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from models.errors import RetryLater, StopConnector
-from services.text import one_line
+from services.text import one_line, read_exact_json
 
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 8
@@ -64,10 +64,13 @@ class Answer:
         # Made safe before it is cut: half a secret is still some of it.
         return one_line(self.body[:EXCERPT_BYTES].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS]
 
-    def json(self) -> Any:
-        """What it says. Raises ValueError when it is no JSON, or nested deeper than anybody agreed to."""
+    def json(self, *, exact: bool = False) -> Any:
+        """What it says; exact: a number with a fraction is a `Decimal`.
+
+        Raises ValueError when it is no JSON, or nested deeper than anybody agreed to.
+        """
         try:
-            found = json.loads(self.body)
+            found = read_exact_json(self.body) if exact else json.loads(self.body)
         except RecursionError:
             raise ValueError(TOO_DEEP) from None
         level = [found]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from file_processing.inbound import archive, recovery
-from services.db import engine as databases
+from services.db import connection as connections, schema
 from services.ledger import locks
 from services.runtime import status_file
 from services.runtime.status_file import Phase, Publisher
@@ -61,6 +62,21 @@ def test_an_idle_daemon_leaves_at_once(site: Site, how: signal.Signals) -> None:
     assert list((site.settings.data_dir / "run").iterdir()) == []
 
 
+def test_systemd_hears_of_a_daemon_whose_migration_takes_long(site: Site, tmp_path: Path) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+        psycopg.connect(site.url, autocommit=True) as migrating,
+    ):
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        migrating.execute("select pg_advisory_lock(%s)", [schema._ADVISORY_LOCK])
+        process = site.start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="100000")
+        told = iter(lambda: systemd.recv(4096), b"STATUS=watching")
+        assert next(told).startswith(b"READY=1")
+        assert [next(told) for _ in range(5)] == [b"WATCHDOG=1"] * 5
+    site.stop(process)
+
+
 def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site) -> None:
     process = started(site)
     record = '{"vehicle_id": "v%d", "report_time": "2022-05-05T22:02:34Z", "status": "driving"}'
@@ -80,7 +96,7 @@ def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site)
 def test_a_daemon_told_to_stop_does_not_wait_for_another_application(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 0.5)
     with psycopg.connect(site.url) as other:
         other.execute("lock table vehicles_status in share mode")
         with running(site):

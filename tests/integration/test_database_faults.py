@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from models.errors import StopDaemon
-from services.db import embedded, engine as databases
+from services.db import connection as connections, embedded
 from services.db.embedded import Server
 from services.runtime import status_file
 from services.runtime.status_file import Phase
@@ -178,7 +178,7 @@ def test_a_terminated_connection_is_made_anew(live: Site, logged: list[str]) -> 
 def test_a_lock_that_another_application_holds_is_waited_for(
     live: Site, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 0.1)
     with vehicles_locked(live.url):
         drop(live, "a")
         assert "lock timeout" in fault(live)

@@ -15,7 +15,7 @@ import pytest
 from file_processing.inbound import intake
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.inbound.routing import RoutedFile, Router
-from services.db import engine as databases
+from services.db import connection as connections
 from services.observer import inbox
 from services.runtime import status_file
 from tests.support.sites import Site, running
@@ -121,7 +121,7 @@ def packed() -> dict[str, bytes]:
 def test_small_files_load_while_every_worker_has_a_giant(
     site: Site, files: Callable[[], dict[str, bytes]], suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 60)
+    monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 60)
     assert site.settings.workers == 2
     with running(site):
         with psycopg.connect(site.url) as other:

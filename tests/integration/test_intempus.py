@@ -25,7 +25,7 @@ from flows.cases import INTEMPUS
 from models.errors import RefusedByPartner, RetryLater, StopDaemon
 from partners.intempus import Intempus
 from services.api import bodies
-from services.db import engine as databases
+from services.db import connection as connections, engine as databases
 from services.runtime import status_file
 from services.runtime.status_file import JobPhase, JobState
 from services.runtime.supervisor import Supervisor
@@ -461,7 +461,7 @@ def test_a_write_waits_for_no_look_of_any_daemon(
 
     monkeypatch.setattr(Master, "_listed", slow)
     monkeypatch.setattr(master_module, "LOAD_SECONDS", 0.5)
-    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 0.2)
     second = Site(configured(site, intempus).settings.model_copy(update={"api_port": free_port()}))
     with syncing(site) as one, syncing(second) as other:
         try:

@@ -22,7 +22,7 @@ import flows as flow_folder
 from file_processing.outbound.outbox import Outbox
 from file_processing.outbound.write import OutputFolder
 from models.outbound import Form, Row
-from services.db import engine as databases
+from services.db import connection as connections, engine as databases
 from services.files import durable
 from services.files.directory import Directory, Entry, Folder
 from services.ledger.locks import try_writer
@@ -388,7 +388,7 @@ def test_a_fault_of_one_flow_is_told_and_holds_up_no_other(live: Site) -> None:
 def test_a_row_locked_by_hand_does_not_keep_the_daemon_from_leaving(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "LOCK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 0.5)
     site.call("ingest", "--flow", "vehicle_status", str(site.drop("v.json", REPORT, flow="vehicle_status")))
     with psycopg.connect(site.url) as other:
         other.execute("select * from vehicles_status for update")

@@ -21,6 +21,7 @@ from models.errors import RetryLater
 from services.db import engine as databases, schema
 from services.files import move
 from services.files.directory import Entry
+from services.files.move import Identity
 from services.ledger import inbound as ledger
 from tests.support.flow_files import flow_files
 from tests.support.sites import Site, running
@@ -111,12 +112,16 @@ def test_a_rejected_content_twice_in_a_group_is_rejected_twice(site: Site) -> No
 def test_a_content_to_be_loaded_again_twice_at_once_is_loaded_again_once(site: Site) -> None:
     drop(site, "a.json", reports("a"))
     site.load()
-    site.execute("update tidegate.inbound_file set reload = true")
     for name in ("b.json", "c.json"):
         drop(site, name, reports("a"))
+    identity = Identity.of((site.input / "vehicle_status" / "b.json").lstat()).key
+    site.execute(
+        f"insert into tidegate.placed_file (flow, identity, again) values ('vehicle_status', '{identity}', true)"
+    )
     site.load()
     first, second, third = site.ledger()
-    assert (first["superseded_by"], first["reload"]) == (second["id"], False)
+    assert first["superseded_by"] == second["id"]
+    assert site.query("select from tidegate.placed_file") == []
     assert (second["status"], third["status"], third["duplicate_of"]) == ("loaded", "duplicate", second["id"])
 
 

@@ -43,6 +43,7 @@ def test_first_start_makes_the_ledger_and_the_tables_of_the_flows(empty: Engine)
         "tidegate.inbound_file",
         "tidegate.interchange",
         "tidegate.outbound_file",
+        "tidegate.placed_file",
         "tidegate.receipt",
         "tidegate.rejected_record",
         *(f"public.{table.name}" for flow in found.values() for table in flow.sql_tables),

@@ -22,6 +22,7 @@ import pytest
 from loguru import logger
 from psycopg import sql
 from psycopg.rows import dict_row
+from pydantic import SecretStr
 
 import flows as flow_folder
 import main
@@ -145,7 +146,7 @@ class Site:
         }
         return {
             **{name: value for name, value in os.environ.items() if name not in values},
-            **{name: str(value) for name, value in values.items() if value is not None},
+            **{name: _plain(value) for name, value in values.items() if value is not None},
         }
 
     def cli(self, *arguments: str, expect: int | None = 0) -> "subprocess.CompletedProcess[str]":
@@ -249,6 +250,10 @@ class Site:
         return process.wait(20)
 
 
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -283,7 +288,7 @@ def running(site: Site) -> Iterator[Site]:
         databases.open_database(site.settings) as database,
         status_file.publish(site.settings.data_dir, node="test", input_dir=site.input) as publisher,
     ):
-        schema.prepare(database.engine, flows)
+        schema.prepare(database.direct, flows)
         assembly = Assembly(site.settings, flows, database)
         daemon = Daemon(
             inbox=Inbox(

@@ -1,5 +1,6 @@
 """systemd's notification protocol, spoken to a real datagram socket."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runtime.systemd import notify, watchdog_interval_seconds
+from services.runtime.systemd import kept_alive, notify, watchdog_interval_seconds
 
 
 @pytest.fixture
@@ -66,3 +67,21 @@ def test_watchdog_is_pinged_at_half_its_time(
         else:
             monkeypatch.setenv(name, value)
     assert watchdog_interval_seconds() == interval
+
+
+def test_pings_go_on_as_long_as_one_call_takes(
+    server: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.bind("notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with kept_alive():
+        assert [server.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+    server.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:  # what was sent before the end
+            server.recv(4096)
+    notify("STATUS=watching")
+    assert server.recv(4096) == b"STATUS=watching"

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 from unittest import mock
 from urllib.parse import quote
@@ -13,7 +14,16 @@ import pytest
 from hypothesis import given, strategies as st
 
 from services import text as texts
-from services.text import hidden, hide, one_line, printable, storable, storable_json
+from services.text import (
+    exact_json,
+    hidden,
+    hide,
+    one_line,
+    printable,
+    read_exact_json,
+    storable,
+    storable_json,
+)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
 """Halves of surrogate pairs too."""
@@ -151,3 +161,16 @@ def test_json_without_secrets_is_json(secret: str, before: str, behind: str) -> 
 
 def test_too_short_a_secret_is_in_other_words(secret: str) -> None:
     assert hidden("a short word") == "a short word"
+
+
+@pytest.mark.parametrize("number", ["0.1", "12345678901234567.123456789012345678", "1E+400", "-1.50"])
+def test_json_keeps_every_digit_of_a_decimal(number: str) -> None:
+    read = read_exact_json(f'{{"a": [{number}, 1, null, "x", {{"é\\u0001": true}}]}}')
+    assert exact_json(read) == f'{{"a": [{number}, 1, null, "x", {{"\\u00e9\\u0001": true}}]}}'
+
+
+def test_what_json_cannot_hold_is_still_refused() -> None:
+    with pytest.raises(TypeError):
+        exact_json([Decimal(1), object()])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        exact_json([Decimal(1), float("nan")], allow_nan=False)

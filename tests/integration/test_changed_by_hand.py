@@ -1,0 +1,130 @@
+"""Rows that somebody changes by hand: they go out, and what their source sends again does not undo it."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.sites import Site
+from tests.support.waiting import eventually
+
+T1, T2 = "2022-05-05T22:02:34Z", "2022-05-05T23:02:34Z"
+
+ORDER: dict[str, Any] = {
+    "partner": "partner1",
+    "order_number": "PO-1",
+    "ordered_at": T1,
+    "currency": "EUR",
+    "buyer": {"id": "B-12"},
+    "lines": [{"line_number": 1, "sku": "BRG-6204", "quantity": 10, "unit": "PCE", "unit_price": 9.99}],
+}
+
+
+def report(status: str, time: str = T1, vehicle: str = "V1") -> dict[str, str]:
+    return {"vehicle_id": vehicle, "report_time": time, "status": status}
+
+
+def load(site: Site, name: str, *reports: dict[str, str]) -> dict[str, Any]:
+    site.drop(name, list(reports), flow="vehicle_status")
+    (result,) = site.load()
+    assert result.entry is not None
+    return {word: getattr(result.entry, word) for word in ("inserted", "updated", "unchanged", "stale")}
+
+
+def status_of(site: Site) -> str:
+    return str(site.rows("vehicles_status")[0]["status"])
+
+
+def by_hand(site: Site, statement: str) -> None:
+    site.execute(statement)
+    assert site.rows("vehicles_status")[0]["status"] == "parked"
+
+
+def test_record_that_is_sent_again_does_not_undo_a_change_by_hand(site: Site) -> None:
+    load(site, "first.json", report("driving"))
+    by_hand(site, "update vehicles_status set status = 'parked'")
+    # In another file, among other records: its source sends it again as it was.
+    counts = load(site, "again.json", report("driving"), report("driving", vehicle="V2"))
+    assert counts == {"inserted": 1, "updated": 0, "unchanged": 1, "stale": 0}
+    assert status_of(site) == "parked"
+
+
+def test_it_stays_so_after_a_second_change_by_hand(site: Site) -> None:
+    load(site, "first.json", report("driving"))
+    site.execute("update vehicles_status set status = 'idle'")
+    by_hand(site, "update vehicles_status set status = 'parked'")
+    load(site, "again.json", report("driving"), report("driving", vehicle="V2"))
+    assert status_of(site) == "parked"
+
+
+def test_what_its_source_says_anew_at_the_same_time_is_written(site: Site) -> None:
+    load(site, "first.json", report("driving"))
+    by_hand(site, "update vehicles_status set status = 'parked'")
+    assert load(site, "other.json", report("stopped"))["updated"] == 1
+    assert status_of(site) == "stopped"
+    # From then on the row is as its source said.
+    assert site.rows("vehicles_status")[0]["source_said"] is None
+
+
+def test_a_newer_record_is_written_also_where_it_says_the_same(site: Site) -> None:
+    load(site, "first.json", report("driving"))
+    by_hand(site, "update vehicles_status set status = 'parked'")
+    assert load(site, "newer.json", report("driving", T2))["updated"] == 1
+    assert status_of(site) == "driving"
+
+
+@pytest.mark.parametrize("changed", ["quantity", "currency"], ids=["of a line", "of the order"])
+def test_line_that_is_sent_again_with_its_order_does_not_undo_a_change_by_hand(site: Site, changed: str) -> None:
+    def load(name: str, *orders: dict[str, Any]) -> None:
+        site.drop(name, {"orders": list(orders)}, flow="orders")
+        assert [result.status for result in site.load()] == ["loaded"]
+
+    def found() -> tuple[str, int]:
+        return site.rows("orders")[0]["currency"], int(site.rows("order_lines")[0]["quantity"])
+
+    load("first.json", ORDER)
+    site.execute(
+        "update order_lines set quantity = 12" if changed == "quantity" else "update orders set currency = 'DKK'"
+    )
+    by_hand = found()
+    assert by_hand in {("EUR", 12), ("DKK", 10)}
+    load("again.json", ORDER, ORDER | {"order_number": "PO-2"})
+    assert found() == by_hand
+    load("other.json", ORDER | {"lines": [ORDER["lines"][0] | {"quantity": 13}]})
+    assert found() == ("EUR", 13)
+
+
+@pytest.mark.parametrize("session", ["set timezone = 'Asia/Tokyo'", "set datestyle = 'German'"])
+def test_how_the_changing_session_writes_values_does_not_matter(site: Site, session: str) -> None:
+    load(site, "first.json", report("driving"))
+    by_hand(site, f"{session}; update vehicles_status set status = 'parked'")
+    assert load(site, "again.json", report("driving"), report("driving", vehicle="V2"))["updated"] == 0
+    assert status_of(site) == "parked"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "update vehicles_status set status = 'parked', changed_at = now()",
+        "set session_replication_role = replica; update vehicles_status set status = 'parked'",
+        "set search_path = pg_catalog; update public.vehicles_status set status = 'parked'",
+    ],
+    ids=["with changed_at", "as a replica", "on another path"],
+)
+def test_change_by_hand_goes_out_however_it_is_made(live: Site, how: str) -> None:
+    live.drop("first.json", [report("driving")], flow="vehicle_status")
+    live.settled(1)
+    eventually(lambda: live.rows("vehicles_status")[0]["is_synced"], what="the first state out")
+    (before,) = live.rows("vehicles_status")
+    live.execute(how)
+    eventually(lambda: live.rows("vehicles_status")[0]["outbound_file_id"] != before["outbound_file_id"], what="it out")
+    (row,) = live.rows("vehicles_status")
+    assert (row["status"], row["changed_at"] > before["changed_at"]) == ("parked", True)
+
+
+def test_triggers_that_a_restore_left_quiet_are_put_right_at_the_start(site: Site) -> None:
+    load(site, "first.json", report("driving"))
+    # As pg_restore --disable-triggers leaves them.
+    site.execute("alter table vehicles_status disable trigger all; alter table vehicles_status enable trigger all")
+    site.call("db", "upgrade")
+    triggers = site.query("select tgenabled as how from pg_trigger where tgname like 'tidegate%'")
+    assert {row["how"] for row in triggers} == {"A"}

@@ -38,6 +38,11 @@ def discover(*further: Path) -> Flows:
     return dict(sorted(found.items()))
 
 
+def migrations(*further: Path) -> list[Path]:
+    """Where the migrations of flows' tables lie: in a folder beside the flows. A new one goes into the last."""
+    return [folder.absolute() / "migrations" for folder in (Path(__file__).parent, *further)]
+
+
 def _candidates(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name and file of what may declare a flow; names that start with `_` or `.` never do."""
     files = [(path.stem, path) for path in folder.glob("*.py")]

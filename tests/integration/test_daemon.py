@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import psycopg
 import pytest
 
 from file_processing.inbound import archive, recovery
+from file_processing.inbound.archive import FileResult
+from file_processing.inbound.pipeline import Pipeline
+from file_processing.inbound.routing import RoutedFile
+from models.errors import RetryLater
 from services.db import engine as databases
 from services.ledger import locks
 from services.runtime import status_file
@@ -128,6 +133,30 @@ def test_a_recovery_that_fails_keeps_no_file_from_loading(
         drop(site, "a.json", reports("a"))
         assert site.settled(1)[0]["status"] == "loaded"
     assert any("cannot be put in order" in line for line in logged)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_files_keep_their_order_when_the_database_fails(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last one to arrive wins, it must stay the last."""
+    groups: list[list[str]] = []
+    original = Pipeline.handle
+
+    def handle(pipeline: Pipeline, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
+        groups.append([routed.dropped.path.name for routed in files])
+        if len(groups) == 1:
+            yield from original(pipeline, flow, files[:1])
+            raise RetryLater("the server is gone")
+        yield from original(pipeline, flow, files)
+
+    monkeypatch.setattr(Pipeline, "handle", handle)
+    for n in range(5):
+        drop(site, f"{n}.json", reports(f"v{n}"))
+    with running(site):
+        site.settled(5)
+        eventually(lambda: site.waiting() == [])
+    first, second = groups[:2]
+    assert len(first) > 2
+    assert second[: len(first) - 1] == first[1:]
 
 
 def test_a_full_disk_under_the_daemons_state_does_not_end_it(live: Site, monkeypatch: pytest.MonkeyPatch) -> None:

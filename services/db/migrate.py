@@ -14,7 +14,7 @@ from typing import NamedTuple
 from loguru import logger
 from sqlalchemy import Connection, text
 
-from models.errors import RejectFile, RetryLater, StopDaemon
+from models.errors import RejectFile, RestFlow, RetryLater, StopDaemon
 from models.ledger import SCHEMA
 from services.db import sqlstate, triggers
 
@@ -58,10 +58,10 @@ class Revision:
                 f"the migration {self.path} does not suit the rows that are there: {error.reason}",
                 hint="mend it: fill the column first, or give it a server_default",
             ) from error
+        except (StopDaemon, RestFlow) as error:
+            raise StopDaemon(f"the migration {self.path} fails: {error.reason}", hint="mend it") from error
         except RetryLater:
             raise
-        except StopDaemon as error:
-            raise StopDaemon(f"the migration {self.path} fails: {error.reason}", hint="mend it") from error
         except Exception as error:
             raise StopDaemon(f"the migration {self.path} fails: {type(error).__name__}: {error}") from error
 

@@ -112,6 +112,7 @@ def test_a_migration_that_was_copied_to_the_other_folder_is_one(empty: Engine, f
     [
         ("    1 / 0", "ZeroDivisionError: division by zero"),
         ("    that is no Python", "SyntaxError"),
+        ("    op.execute(\"do $$ begin raise 'not like this'; end $$\")", "not like this"),
         ("    op.execute('alter table things add column code text')", 'column "code" of relation "things" already'),
         ("    pass\n\n\ndel upgrade", "KeyError: 'upgrade'"),
     ],

@@ -32,7 +32,7 @@ from file_processing.inbound.validate import Validator
 from flows import Flows
 from models.errors import RetryLater, StopDaemon, TidegateError
 from models.flow import Flow
-from services.db import sqlstate
+from services.db import migrate, sqlstate
 from services.files.directory import Folder
 from services.files.folders import Folders
 from services.ledger import inbound as ledger
@@ -155,6 +155,8 @@ class Pipeline:
 
     def _load_once(self, loader: Loader, reads: Sequence[ReadResult]) -> Loaded:
         with self._connection() as connection:
+            with connection.transaction():
+                migrate.stop_if_newer(connection)
             return loader.load(connection, reads)
 
     def _mark_filed(self, steps: _Steps, results: Sequence[FileResult]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
 from loguru import logger
 from sqlalchemy import Connection, text
 
@@ -116,6 +117,12 @@ def upgrade(connection: Connection, folders: Sequence[Path]) -> None:
     _remember(connection, _Seen(line[-1].id, seen.site.union(revision.id for revision in of_flows)))
     if pending:
         logger.info("upgraded the schema from {} to {}", seen.newest or "nothing", line[-1].id)
+
+
+def stop_if_newer(connection: psycopg.Connection) -> None:
+    """Raises StopDaemon when a newer program has upgraded the database since this one looked."""
+    found = connection.execute(f"select version_num from {_VERSION}").fetchone()  # noqa: S608
+    _position(own(), found[0] if found else None)
 
 
 def _position(line: Sequence[Revision], newest: str | None) -> int:

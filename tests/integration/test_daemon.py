@@ -82,6 +82,18 @@ def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site)
     assert site.waiting() == []
 
 
+def test_a_daemon_whose_database_was_upgraded_meanwhile_stops_with_a_sentence(site: Site) -> None:
+    process = started(site)
+    site.execute("update tidegate.alembic_version set version_num = '9999'")
+    path = drop(site, "a.json", reports("a"))
+    assert process.wait(30) == 2
+    said = process.log.read_text().splitlines()[-1]
+    assert said.startswith("the database is at schema revision 9999, this program knows up to ")
+    assert said.endswith("(start the newer version of Tidegate)")
+    assert site.ledger() == []
+    assert site.waiting() == [path]
+
+
 def test_a_daemon_told_to_stop_does_not_wait_for_another_application(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

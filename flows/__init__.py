@@ -29,7 +29,7 @@ def discover(*further: Path) -> Flows:
     for folder in (Path(__file__).parent, *further):
         if not folder.is_dir():
             raise StopDaemon(f"FLOWS_DIR {folder} is not a folder")
-        for name, path in _candidates(folder):
+        for name, path in _candidates(folder.absolute()):
             if not _NAME.fullmatch(name):
                 raise StopDaemon(f"{path}: a flow's name is lower case letters, digits and _, at most 40")
             if name in found:

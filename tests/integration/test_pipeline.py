@@ -432,18 +432,17 @@ def test_a_mark_that_fails_is_made_up_for_with_the_next_file(live: Site, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "rejected"),
+    ("name", "rejected"),
     [
-        ("a.json", json.dumps(reports("a")), "a.json.rejected.json"),
-        ("a.ndjson.gz", gzip.compress(json.dumps(reports("a")[0]).encode()), "a.ndjson.gz.rejected.ndjson.gz"),
-        ("a.txt", json.dumps(reports("a")), "a.txt.rejected.json"),
+        ("a.json", "a.json.rejected.json"),
+        ("a.ndjson.gz", "a.ndjson.gz.rejected.ndjson.gz"),
+        ("a.txt", "a.txt.rejected.json"),
     ],
 )
-def test_reports_that_the_first_release_did_not_publish_are_as_well(
-    site: Site, name: str, content: str | bytes, rejected: str
-) -> None:
+def test_reports_that_the_first_release_did_not_publish_are_as_well(site: Site, name: str, rejected: str) -> None:
     """Their hidden names leave the end of the visible one to the name of the file."""
-    drop(site, name, content)
+    (record,) = reports("a")
+    drop(site, name, gzip.compress(json.dumps(record).encode()) if name.endswith(".gz") else [record])
     site.load()
     folder = site.rejected / "vehicle_status"
     folder.mkdir(exist_ok=True)

@@ -53,13 +53,6 @@ class Site:
     def folders(self) -> Folders:
         return Folders(self.settings.archive_dir.resolve(), self.settings.rejected_dir.resolve())
 
-    def prepare(self) -> None:
-        """Bring the database to the schema of this program. Raises StopDaemon as `schema.prepare` does."""
-        schema.prepare(self.engine, self.flows, self.migrations)
-        with self.own_connection() as connection:
-            for flow in self.flows.values():
-                documents.tell(connection, flow)
-
     @property
     def migrations(self) -> list[Path]:
         """The folders of the migrations of flows' tables."""
@@ -93,8 +86,10 @@ class Site:
 
         Raises RetryLater or StopDaemon.
         """
-        schema.prepare(self.engine, self.flows)
+        schema.prepare(self.engine, self.flows, self.migrations)
         with self.own_connection() as connection:
+            for flow in self.flows.values():
+                documents.tell(connection, flow)
             Numbers(self.settings.output_dir.resolve()).catch_up(connection)
 
     @contextmanager

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import typer
 
 from commands.console import ALL_WELL, WRONG_USE, out
-from commands.site import check_apart, configured, make_folder
+from commands.site import Site, check_apart, configured, make_folder
 from flows import Flows
 from models.errors import StopDaemon, TidegateError
-from services.db import engine as databases, schema
+from services.db import engine as databases
 from settings import Settings
 
 
@@ -88,7 +88,7 @@ def look_at_database(settings: Settings, flows: Flows) -> list[Finding]:
         with databases.open_database(settings) as database:
             version = databases.ping(database.engine)
             findings.append(Finding(f"database {database.uri}, PostgreSQL {version}"))
-            schema.prepare(database.direct, flows)
+            Site(settings, flows, database).prepare()
             findings.append(Finding("the schema is up to date"))
     except TidegateError as error:
         findings.append(Finding("the schema" if findings else "database", str(error)))

@@ -47,17 +47,27 @@ def db_revision(
     message: Annotated[
         str, typer.Argument(help="What changed, for the file's name.", metavar="MESSAGE", show_default=False)
     ],
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Tidegate's own tables instead: for who develops Tidegate itself.")
+    ] = False,
 ) -> None:
     """Write the migration from the tables as they are to their declarations: the flows' and Tidegate's own.
 
-    Needed when a flow that has a table changes, or models/ledger.py: the daemon then stops and says so.
+    Needed when a flow that has a table changes: the daemon then stops and says so. The file is yours: it
+    goes into the folder migrations/ of FLOWS_DIR, or of flows/ where that is not set, and runs at each
+    database's next start, after Tidegate's own migrations. Keep it with the flows, under its name.
 
     Example:
 
       python main.py db revision "vehicles have a garage"
     """
     with opened(prepare=False) as site:
-        path = schema.revision(site.database.direct, site.flows, message)
+        if ledger:
+            path = schema.own_revision(site.database.direct, message)
+        else:
+            path = schema.revision(site.database.direct, site.flows, message, site.migrations)
+    if path and ledger:
+        out.print("add its name to OWN in services/db/migrate.py")
     out.print(f"wrote {path}: read it, then python main.py db upgrade" if path else "nothing differs")
 
 

@@ -28,6 +28,7 @@ from services.db import engine as databases, schema, sqlstate
 from services.db.engine import Database
 from services.files.folders import Folders
 from services.files.room import Room
+from services.ledger import documents
 from services.runtime import log
 from services.transport.hosts import refuse_plain
 from settings import Settings, listed
@@ -51,6 +52,11 @@ class Site:
     @property
     def folders(self) -> Folders:
         return Folders(self.settings.archive_dir.resolve(), self.settings.rejected_dir.resolve())
+
+    @property
+    def migrations(self) -> list[Path]:
+        """The folders of the migrations of flows' tables."""
+        return flow_folder.migrations(*([self.settings.flows_dir] if self.settings.flows_dir else []))
 
     def pipeline(self, root: Path | None, **options: Any) -> Pipeline:
         """root: the resolved input folder; `None` for files anywhere, which stay where they are."""
@@ -80,8 +86,10 @@ class Site:
 
         Raises RetryLater or StopDaemon.
         """
-        schema.prepare(self.database.direct, self.flows)
+        schema.prepare(self.database.direct, self.flows, self.migrations)
         with self.own_connection() as connection:
+            for flow in self.flows.values():
+                documents.tell(connection, flow)
             Numbers(self.settings.output_dir.resolve()).catch_up(connection)
 
     @contextmanager

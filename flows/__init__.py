@@ -29,13 +29,18 @@ def discover(*further: Path) -> Flows:
     for folder in (Path(__file__).parent, *further):
         if not folder.is_dir():
             raise StopDaemon(f"FLOWS_DIR {folder} is not a folder")
-        for name, path in _candidates(folder):
+        for name, path in _candidates(folder.absolute()):
             if not _NAME.fullmatch(name):
                 raise StopDaemon(f"{path}: a flow's name is lower case letters, digits and _, at most 40")
             if name in found:
                 raise StopDaemon(f"{path}: there is already a flow {name!r}", hint="rename it")
             found[name] = _declared(name, path)
     return dict(sorted(found.items()))
+
+
+def migrations(*further: Path) -> list[Path]:
+    """Where the migrations of flows' tables lie: in a folder beside the flows. A new one goes into the last."""
+    return [folder.absolute() / "migrations" for folder in (Path(__file__).parent, *further)]
 
 
 def _candidates(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +20,8 @@ RowFunction = Callable[[Any], Iterable[Mapping[str, object]]]
 """From one validated record to its rows, each keyed by column name. `Any` because
 each flow annotates its own record type, and a callable's parameter is contravariant."""
 
+
+_ACKNOWLEDGEMENTS = {"contrl": ".edi", "997": ".x12"}
 
 CHILDREN_DIGEST = "children_digest"
 """The column of `ParentRow` that tells whether the children of a row changed."""
@@ -136,6 +139,12 @@ class Flow:
     def once(self) -> bool:
         """Whether its rows go out once in their life."""
         return any(outbound.once for outbound in self.outbound)
+
+    @property
+    def document_suffixes(self) -> dict[str, str]:
+        """How the names of files end, for each named document and for acknowledgements."""
+        named = {outbound.name: PurePath(outbound.file_name).suffix for outbound in self.outbound if outbound.name}
+        return named | (_ACKNOWLEDGEMENTS if self.messages else {})
 
     @property
     def sql_table(self) -> Table:

@@ -168,7 +168,8 @@ class RejectedRecordRow(Base):
 class OutboundFileRow(Base):
     """One outbound file: sealed here before a byte of it is written.
 
-    document: the name of the `Outbound` or acknowledgement that it carries, empty for an unnamed one.
+    document: the name of the `Outbound` or acknowledgement that it carries, empty for an unnamed one. Null until
+        it is told of the file's name: the first release sealed files without it.
     content: its bytes until they are on disk, so that a crash repeats the same file; where its document has a
         destination, until that has them, so that any daemon can deliver it.
     taken: the rows that have gone out wholly with it, `[key…, changed_at]` each, until they are marked.
@@ -186,13 +187,14 @@ class OutboundFileRow(Base):
         Index("outbound_file_name", "flow", "name"),
         Index("outbound_file_failed", "flow", "id", postgresql_where=text("status = 'failed'")),
         Index("outbound_file_due", "flow", "document", "id", postgresql_where=text("status = 'written'")),
+        Index("outbound_file_undocumented", "flow", postgresql_where=text("document is null")),
         Index("outbound_file_unfiled", "flow", postgresql_where=text("status = 'delivered' and filed_as is null")),
         {"schema": SCHEMA},
     )
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     flow: Mapped[str] = mapped_column(Text)
-    document: Mapped[str] = mapped_column(Text, server_default=text("''"))
+    document: Mapped[str | None] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)
     sha256: Mapped[bytes] = mapped_column(LargeBinary)
     bytes: Mapped[int] = mapped_column(BigInteger)

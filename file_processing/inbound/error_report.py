@@ -13,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from file_processing.inbound.formats.base import GZIP_SUFFIX, RecordForm, Rejection
+from file_processing.inbound.formats.detect import FORMATS, plain_name
 from file_processing.inbound.open_file import is_compressed
 from file_processing.inbound.record_errors import RejectedText
 from models.ledger import FileStatus, RecordError
@@ -24,8 +26,8 @@ from services.files.directory import Entry, Folder
 from services.files.names import with_suffix
 from services.ledger.inbound import LedgerEntry
 
-_HIDDEN = re.compile(r"\.(\d+)\.[0-9a-f]+(\.(?:errors|rejected)\..+)\.tmp")
-"""Ledger id, and how the visible name will end."""
+_HIDDEN = re.compile(r"\.(\d+)(?:\.[0-9a-f]{16})?(\.(?:errors|rejected)(?:\..+)?)\.tmp")
+"""Ledger id, and how the visible name will end; the first release left that to the name of the file."""
 
 _MEMORY_BYTES = 1 << 20
 """Rejected records of a file that stay in memory; more go to a temporary file."""
@@ -114,7 +116,8 @@ class PendingReport:
         with self.folder.open() as folder:
             for hidden, suffix in self.files:
                 with suppress(FileNotFoundError):
-                    durable.rename(folder.entry(hidden), folder, with_suffix(name, suffix), self.file_id)
+                    visible = with_suffix(name, _whole_suffix(suffix, name))
+                    durable.rename(folder.entry(hidden), folder, visible, self.file_id)
 
     def discard(self) -> None:
         with self.folder.open() as folder:
@@ -187,6 +190,17 @@ def _rejected_suffix(name: str, form: RecordForm | None) -> str:
     """`.rejected.json`; the kind of file stays."""
     kind = form.suffix if form else ".json"
     return f".rejected{kind}{GZIP_SUFFIX if is_compressed(name) else ''}"
+
+
+def _whole_suffix(suffix: str, name: str) -> str:
+    """How the visible name ends, where a hidden one of the first release tells but the kind of report."""
+    if suffix == ".errors":
+        return ".errors.json"
+    if suffix != ".rejected":
+        return suffix
+    known = {kind for form in FORMATS for kind in form.suffixes}
+    kind = Path(plain_name(name)).suffix
+    return f".rejected{kind if kind in known else '.json'}{GZIP_SUFFIX if is_compressed(name) else ''}"
 
 
 def _write_errors(

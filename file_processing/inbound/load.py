@@ -24,7 +24,7 @@ from file_processing.inbound.validate import CheckedBatch
 from models.errors import FileGone, RejectFile, RetryLater, StopDaemon
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
-from services.db import sqlstate
+from services.db import migrate, sqlstate
 from services.files import names
 from services.files.directory import Folder
 from services.ledger import inbound as ledger, interchanges, locks, outbound
@@ -119,6 +119,7 @@ class Loader:
             try:
                 with sqlstate.transaction_of_a_flow(connection):
                     locks.lock_flow(connection, self.flow_name)
+                    migrate.stop_if_newer(connection)
                     # Kept when it starts over: a rejection may name one of them.
                     ids = ids or ledger.next_ids(connection, len(reads))
                     wanted = [

@@ -1,20 +1,47 @@
 """Writing a migration: what Alembic finds different, kept to what is ours, guarded table by table."""
 
-from argparse import Namespace
+import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from alembic import command
+from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.autogenerate.api import AutogenContext
 from alembic.autogenerate.render import render_op, renderers
-from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.operations import ops
 from sqlalchemy import Column, Connection, MetaData, Table
 
+from models.errors import StopDaemon
 from models.ledger import SCHEMA
 from models.tables import NAMING, Base
+from services.db import migrate
+
+_FILE = '''"""{message}
+
+Made from the declarations and the database of {day}: read it before it runs. A column
+that was renamed is dropped here, with its values, and added anew: make that one `op.alter_column`.
+A new column that is not nullable needs a `server_default` where there are rows.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+{imports}
+
+def has_table(name: str, schema: str | None = None) -> bool:
+    """A new database has no table yet: it gets it afterwards, as it is declared by then."""
+    return sa.inspect(op.get_bind()).has_table(name, schema=schema)
+
+
+def upgrade() -> None:
+    {ways[0]}
+
+
+def downgrade() -> None:
+    {ways[1]}
+'''
 
 
 class IfTableExists(ops.ModifyTableOps):
@@ -36,24 +63,52 @@ def _render_key(_context: AutogenContext, key: ops.CreatePrimaryKeyOp) -> str:
     return f"op.create_primary_key({str(key.constraint_name)!r}, {key.table_name!r}, {list(key.columns)!r}{place})"
 
 
-def write(config: Config, tables: Iterable[Table], number: str, message: str) -> Path | None:
-    """The new file in the folder of versions; None when there is nothing to change."""
-    metadata = expected(tables)
-    configure: dict[str, Any] = config.attributes["configure"]
-    configure |= options(metadata)
-    configure["process_revision_directives"] = lambda _context, _revision, scripts: _finish(
-        configure["connection"], metadata, scripts
-    )
-    config.cmd_opts = Namespace(quiet=True)
-    script = command.revision(config, message, autogenerate=True, rev_id=number)
-    return Path(script.path) if script is not None and not isinstance(script, list) else None
+def write_of_site(connection: Connection, tables: Iterable[Table], message: str, folder: Path) -> Path | None:
+    """A new file in the folder, named by the time; None when there is nothing to change in these tables."""
+    metadata = copied(tables)
+    return _write(connection, metadata, folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}_{_slug(message)}.py", message)
 
 
-def expected(tables: Iterable[Table]) -> MetaData:
-    """The ledger's tables and these."""
+def write_own(connection: Connection, message: str) -> Path | None:
+    """A new file at the end of Tidegate's own line; None when there is nothing to change in the ledger's tables."""
+    number = int(migrate.own()[-1].id) + 1
+    return _write(connection, ledger(), migrate.OWN_FOLDER / f"{number:04}_{_slug(message)}.py", message)
+
+
+def _slug(message: str) -> str:
+    return re.sub(r"[\W_]+", "_", message.lower()).strip("_")[:40].rstrip("_") or "change"
+
+
+def _write(connection: Connection, metadata: MetaData, path: Path, message: str) -> Path | None:
+    context = MigrationContext.configure(connection, opts=options(metadata))
+    found = produce_migrations(context, metadata)
+    upgrade, downgrade = found.upgrade_ops, found.downgrade_ops
+    assert upgrade is not None
+    assert downgrade is not None
+    _finish(connection, metadata, upgrade, downgrade)
+    if upgrade.is_empty():
+        return None
+    ways = [render_python_code(way, migration_context=context) for way in (upgrade, downgrade)]
+    imports = "from sqlalchemy.dialects import postgresql\n" if any("postgresql." in way for way in ways) else ""
+    said = message.replace("\\", "/").replace('"', "'")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("x") as file:
+            file.write(_FILE.format(message=said, day=datetime.now(UTC).date(), imports=imports, ways=ways))
+    except OSError as error:
+        raise StopDaemon(f"{path} cannot be written: {error.strerror}", hint="mend the permissions there") from error
+    return path
+
+
+def ledger() -> MetaData:
+    """Tidegate's own tables."""
+    return copied(table for table in Base.metadata.tables.values() if table.schema == SCHEMA)
+
+
+def copied(tables: Iterable[Table]) -> MetaData:
+    """These tables alone."""
     metadata = MetaData(naming_convention=NAMING)
-    ledger = [table for table in Base.metadata.tables.values() if table.schema == SCHEMA]
-    for table in (*ledger, *tables):
+    for table in tables:
         table.to_metadata(metadata)
     return metadata
 
@@ -85,15 +140,9 @@ def _blocks_inserts(column: "Column[Any]") -> bool:
     return not column.nullable and column.server_default is None and column.identity is None
 
 
-def _finish(connection: Connection, metadata: MetaData, scripts: list[ops.MigrationScript]) -> None:
-    upgrade, downgrade = scripts[0].upgrade_ops, scripts[0].downgrade_ops
-    assert upgrade is not None
-    assert downgrade is not None
+def _finish(connection: Connection, metadata: MetaData, upgrade: ops.UpgradeOps, downgrade: ops.DowngradeOps) -> None:
     _change_keys(connection, metadata, upgrade)
     _leave_indexes(upgrade)
-    if upgrade.is_empty():
-        scripts.clear()
-        return
     upgrade.reverse_into(downgrade)
     for container in (upgrade, downgrade):
         container.ops = [_guarded(change) for change in container.ops]

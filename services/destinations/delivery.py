@@ -25,7 +25,7 @@ from services.files import move
 from services.files.directory import Folder, OpenFolders
 from services.files.folders import on_this_machine
 from services.files.move import Identity, ReadState
-from services.ledger import deliveries, locks, replay
+from services.ledger import deliveries, documents, locks, replay
 from services.ledger.deliveries import Deliveries, DueFile, StoredFile
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.transport.backoff import CONNECTOR
@@ -62,6 +62,7 @@ class Delivery:
     def __init__(
         self, flow: Flow, destination: Destination, output_dir: Path, connect: Connect, sender: OpenSender
     ) -> None:
+        self._declared = flow
         self._flow = flow.name
         self._folder = Folder(output_dir / flow.name)
         self._in_order = destination.in_order
@@ -85,6 +86,7 @@ class Delivery:
                 await in_thread(self._stand_by)
                 tell("another daemon delivers")
                 return STAND_BY_SECONDS
+            await in_thread(documents.tell, connection, self._declared)
             await in_thread(self._deliveries.open, connection, self.name)
             await in_thread(self._file_delivered, connection)
             async with self._sender as sender:
@@ -95,6 +97,7 @@ class Delivery:
 
     async def _deliver_all(self, connection: Connection, sender: Sender, tell: Tell) -> None:
         doubts = 0
+        await in_thread(documents.tell, connection, self._declared)
         while due := await in_thread(self._deliveries.due, connection, FILES_AT_ONCE):
             for file in due:
                 error = await _finished(self._deliver(connection, sender, file))

@@ -8,10 +8,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import itertools
 import os
 import secrets
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -21,6 +24,9 @@ from services.files.names import numbered
 
 MODE = 0o640
 
+ABANDONED_SECONDS = 3600.0
+"""So long nothing was done to a temporary file whose maker cannot be asked: it is dead."""
+
 _PREFIX, _SUFFIX = ".tidegate-", ".part"
 
 # Python has no rename that never replaces; Linux has had it since 2014.
@@ -29,6 +35,9 @@ _RENAME_NOREPLACE = 1
 
 NO_LINKS = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 """Why a file system makes no hard link of just this file."""
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""How a file system says that it has none."""
 
 
 class Temporary:
@@ -76,8 +85,12 @@ class Temporary:
 
 
 def temporary_name() -> str:
-    """A name that nobody can guess, and that no reader takes for a finished file's."""
-    return f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    """A name that nobody can guess, and that no reader takes for a finished file's; it tells this node."""
+    return f"{_our_prefix()}{secrets.token_hex(8)}{_SUFFIX}"
+
+
+def _our_prefix() -> str:
+    return f"{_PREFIX}{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
 
 
 def create(entry: Entry) -> int:
@@ -89,10 +102,27 @@ def create(entry: Entry) -> int:
 def _create_locked(entry: Entry) -> int:
     while True:
         descriptor = create(entry)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
+        try:
+            _lock(descriptor, fcntl.LOCK_EX)
+            is_there = os.fstat(descriptor).st_nlink > 0
+        except BaseException:
+            os.close(descriptor)
+            entry.unlink(missing_ok=True)
+            raise
+        if is_there:
             return descriptor
         os.close(descriptor)  # somebody took it for abandoned before it was locked
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Whether it is locked now; false where the file system has no locks. Raises BlockingIOError."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def place(folder: Directory, name: str, content: bytes, number: int) -> Entry:
@@ -193,13 +223,19 @@ def _says(entry: Entry, text: str) -> bool:
 
 
 def remove_abandoned(folder: Directory) -> None:
-    """Remove the temporary files that no process holds any longer: their makers have died."""
+    """Remove the temporary files whose makers have died.
+
+    One of this node is locked while its maker lives. Whether one of another node is, a network folder may not
+    tell: it has to be old, and so has every file where there are no locks.
+    """
     for entry in folder.entries():
         if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
             with contextlib.suppress(OSError):
                 descriptor = entry.open(os.O_RDWR | os.O_NONBLOCK)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    entry.unlink()
+                    told = _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) and entry.name.startswith(_our_prefix())
+                    # Not by the time of its content: a copy has that of what it is a copy of.
+                    if told or time.time() - os.fstat(descriptor).st_ctime > ABANDONED_SECONDS:
+                        entry.unlink()
                 finally:
                     os.close(descriptor)

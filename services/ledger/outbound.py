@@ -32,7 +32,7 @@ class SealedFile:
     """
 
     id: int
-    document: str
+    document: str | None
     name: str
     content: bytes
     records: int

@@ -2,7 +2,12 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
+import pytest
+
+from models.errors import RetryLater
+from services.files import move
 from tests.support.command_line import report, sentence
 from tests.support.sites import Site, running
 
@@ -23,6 +28,20 @@ def test_a_rejected_file_is_mended_and_retried(site: Site) -> None:
     assert [line["status"] for line in site.ledger()] == ["rejected", "loaded"]
     assert len(site.rows("vehicles_status")) == 1
     assert "no copy of #1" in sentence(site.call("retry", "1", expect=2))
+
+
+def test_a_file_that_cannot_be_put_back_is_known_to_be_where_it_was(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.drop("vehicle_status_1.json", "[")
+    with running(site):
+        site.settled(1)
+    (before,) = site.ledger()
+    with monkeypatch.context() as patch:
+        patch.setattr(move, "move", mock.Mock(side_effect=RetryLater("no room")))
+        assert "#1 cannot be put back into " in sentence(site.call("retry", "1", expect=2))
+    assert site.ledger() == [before]
+    assert "#1 put back as " in site.call("retry", "1").stdout
 
 
 def test_a_running_daemon_takes_what_is_put_back_at_once(live: Site) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import psycopg
 import pytest
 
 from file_processing.inbound import archive, recovery
+from file_processing.inbound.archive import FileResult
+from file_processing.inbound.pipeline import Pipeline
+from file_processing.inbound.routing import RoutedFile
+from models.errors import RetryLater
 from services.db import connection as connections, schema
 from services.ledger import locks
 from services.runtime import status_file
@@ -93,6 +98,18 @@ def test_a_daemon_told_to_stop_leaves_a_long_file_for_the_next_start(site: Site)
     assert site.waiting() == []
 
 
+def test_a_daemon_whose_database_was_upgraded_meanwhile_stops_with_a_sentence(site: Site) -> None:
+    process = started(site)
+    site.execute("update tidegate.alembic_version set version_num = '9999'")
+    path = drop(site, "a.json", reports("a"))
+    assert process.wait(30) == 2
+    said = process.log.read_text().splitlines()[-1]
+    assert said.startswith("the database is at schema revision 9999, this program knows up to ")
+    assert said.endswith("(start the newer version of Tidegate)")
+    assert site.ledger() == []
+    assert site.waiting() == [path]
+
+
 def test_a_daemon_told_to_stop_does_not_wait_for_another_application(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +161,32 @@ def test_a_recovery_that_fails_keeps_no_file_from_loading(
         drop(site, "a.json", reports("a"))
         assert site.settled(1)[0]["status"] == "loaded"
     assert any("cannot be put in order" in line for line in logged)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_files_keep_their_order_when_the_database_fails(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last one to arrive wins, it must stay the last."""
+    failed: list[str] = []
+    loaded: list[str] = []
+    original = Pipeline.handle
+
+    def handle(pipeline: Pipeline, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
+        names = [routed.dropped.path.name for routed in files]
+        if files and not failed:
+            if len(files) == 5:
+                failed.extend(names)
+                yield from original(pipeline, flow, files[:1])
+            raise RetryLater("the server is gone")
+        loaded.extend(names)
+        yield from original(pipeline, flow, files)
+
+    monkeypatch.setattr(Pipeline, "handle", handle)
+    for n in range(5):
+        drop(site, f"{n}.json", reports(f"v{n}"))
+    with running(site):
+        site.settled(5)
+        eventually(lambda: site.waiting() == [])
+    assert loaded == failed[1:]
 
 
 def test_a_full_disk_under_the_daemons_state_does_not_end_it(live: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from file_processing.inbound import intake
+from file_processing.inbound import error_report, intake
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.load import Loader
@@ -183,6 +183,58 @@ def test_a_report_that_cannot_be_written_makes_its_file_wait(site: Site) -> None
     assert list(site.rejected.rglob(".*")) == []
 
 
+def test_a_group_that_starts_over_leaves_no_report_of_the_first_try(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = error_report.write
+
+    def write(folder: Any, entry: Any, *rest: Any) -> PendingReport:
+        if entry.name == "bad.json":
+            raise PermissionError("rejected/")
+        return original(folder, entry, *rest)
+
+    monkeypatch.setattr(error_report, "write", write)
+    drop(site, "bad.json", "[{")
+    drop(site, "also.json", "[[")
+    assert {*waits(site.load())} == {"bad.json"}
+    assert statuses(site) == {"also.json": "rejected"}
+    assert {path.name for path in site.rejected.rglob("*.*")} == {"also.json", "also.json.errors.json"}
+
+
+def test_a_report_waits_for_its_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It bears the name that its file gets, which is not known before."""
+    drop(site, "a.json", "[{")
+    with monkeypatch.context() as patch:
+        patch.setattr(move, "move", mock.Mock(side_effect=RetryLater("no room")))
+        assert {*waits(site.load())} == {"a.json"}
+    folder = site.rejected / "vehicle_status"
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == []
+    (folder / "a.json").write_text("another file of this name came first")
+    assert waits(site.load()) == {}
+    (line,) = site.ledger()
+    kept = Path(line["filed_as"]).name
+    assert kept != "a.json"
+    assert {path.name for path in folder.iterdir()} == {"a.json", kept, f"{kept}.errors.json"}
+
+
+def test_a_rejected_file_that_was_taken_away_is_not_found_in_another_of_the_same_content(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(site, "a.json", "[{")
+    site.load()
+    second = drop(site, "a.json", "[{")
+    with monkeypatch.context() as patch:
+        patch.setattr(move, "move", mock.Mock(side_effect=RetryLater("no room")))
+        site.load()
+    second.unlink()
+    with running(site):
+        drop(site, "good.json", reports("a"))
+        eventually(lambda: "good.json" in statuses(site))
+    first, taken_away, _ = site.ledger()
+    assert Path(first["filed_as"]) == site.rejected / "vehicle_status" / "a.json"
+    assert taken_away["filed_as"] is None
+
+
 def test_an_archive_that_takes_nothing_delays_the_move_and_not_the_rows(site: Site) -> None:
     shutil.rmtree(site.archive)
     site.archive.write_text("a file in the place of the folder")
@@ -248,9 +300,9 @@ def test_a_long_file_that_changes_while_it_is_read_waits_and_the_others_load(
         drop(site, f"{n}.json", reports(f"v{n}"))
     with running(site):
         lines = site.settled(6)
-    told = [line for line in logged if "long.json waits" in line]
-    assert all("changed while it was read" in line for line in told)
-    assert len(told) == 3
+    (told,) = [line for line in logged if "long.json waits" in line]
+    assert "changed while it was read" in told
+    assert len(changes) == 3
     assert {line["status"] for line in lines} == {"loaded"}
     assert lines[-1]["name"] == "long.json"
     assert lines[-1]["inserted"] == LONG
@@ -382,6 +434,30 @@ def test_a_mark_that_fails_is_made_up_for_with_the_next_file(live: Site, monkeyp
         assert live.ledger()[0]["filed_at"] is None
     drop(live, "b.json", reports("b"))
     assert all(line["filed_as"] for line in live.settled(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "rejected"),
+    [
+        ("a.json", "a.json.rejected.json"),
+        ("a.ndjson.gz", "a.ndjson.gz.rejected.ndjson.gz"),
+        ("a.txt", "a.txt.rejected.json"),
+    ],
+)
+def test_reports_that_the_first_release_did_not_publish_are_as_well(site: Site, name: str, rejected: str) -> None:
+    """Their hidden names leave the end of the visible one to the name of the file."""
+    (record,) = reports("a")
+    drop(site, name, gzip.compress(json.dumps(record).encode()) if name.endswith(".gz") else [record])
+    site.load()
+    folder = site.rejected / "vehicle_status"
+    folder.mkdir(exist_ok=True)
+    for number in (1, 99):
+        (folder / f".{number}.errors.tmp").write_text(f"errors of {number}")
+        (folder / f".{number}.rejected.tmp").write_text(f"records of {number}")
+    with running(site):
+        eventually(lambda: {path.name for path in folder.iterdir()} == {f"{name}.errors.json", rejected})
+    assert (folder / f"{name}.errors.json").read_text() == "errors of 1"
+    assert (folder / rejected).read_text() == "records of 1"
 
 
 def test_reports_that_were_not_published_are_by_the_next_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import pytest
 import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import BigInteger, Engine, Float, Integer, Numeric, String, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -18,7 +17,7 @@ from sqlalchemy.orm import mapped_column
 import flows
 from models.errors import RetryLater, StopDaemon
 from models.flow import Flow
-from services.db import engine as databases, revisions, schema
+from services.db import engine as databases, migrate, revisions, schema
 from settings import Settings
 from tests.support.sites import Site
 from tests.support.things import code, things
@@ -46,6 +45,7 @@ def test_first_start_makes_the_ledger_and_the_tables_of_the_flows(empty: Engine)
         "tidegate.placed_file",
         "tidegate.receipt",
         "tidegate.rejected_record",
+        "tidegate.site_revision",
         *(f"public.{table.name}" for flow in found.values() for table in flow.sql_tables),
     }
     schema.prepare(empty, found)
@@ -79,8 +79,8 @@ def test_concurrent_starts_are_safe(empty: Engine) -> None:
 def test_migrations_of_the_ledger_equal_its_models(empty: Engine) -> None:
     schema.prepare(empty, {})
     with empty.connect() as connection:
-        options = revisions.options(revisions.expected([]))
-        context = MigrationContext.configure(connection, opts=options | {"version_table_schema": "tidegate"})
+        options = revisions.options(revisions.ledger())
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, options["target_metadata"]) == []
         checks = text(
             "select conname from pg_constraint where contype = 'c' and connamespace = 'tidegate'::regnamespace"
@@ -88,18 +88,15 @@ def test_migrations_of_the_ledger_equal_its_models(empty: Engine) -> None:
         assert connection.scalars(checks).all() == ["inbound_file_status_check", "outbound_file_status_check"]
 
 
-def test_migrations_form_one_line_named_by_number(empty: Engine) -> None:
-    with empty.connect() as connection:
-        script = ScriptDirectory.from_config(schema.config(connection, {}))
-    line = [revision.revision for revision in script.walk_revisions()]
-    assert line[::-1] == schema._revisions(schema.VERSIONS)
-    assert line == [f"{number:04d}" for number in range(len(line), 0, -1)]
+def test_tidegate_s_own_migrations_form_one_line_by_number() -> None:
+    assert [*migrate.OWN] == sorted(path.stem for path in migrate.OWN_FOLDER.glob("*.py"))
+    assert [revision.id for revision in migrate.own()] == [f"{number:04d}" for number, _ in enumerate(migrate.OWN, 1)]
 
 
 def test_newer_database_stops_the_older_program(site: Site) -> None:
     site.execute("update tidegate.alembic_version set version_num = '9999'")
     said = site.fork("run", expect=2).splitlines()[-1]
-    known = schema._revisions(schema.VERSIONS)[-1]
+    known = migrate.own()[-1].id
     assert said.startswith(f"the database is at schema revision 9999, this program knows up to {known}")
     assert said.endswith("(start the newer version of Tidegate)")
 
@@ -109,7 +106,7 @@ def test_a_table_of_the_ledger_that_was_changed_stops_the_start(site: Site) -> N
     assert site.fork("run", expect=2).splitlines()[-1] == (
         "table tidegate.inbound_file no longer fits its declaration: column drift (jsonb) is missing in the database "
         "(undo what changed Tidegate's own tables; if you changed models/ledger.py: "
-        'python main.py db revision "what changed", then python main.py db upgrade)'
+        'python main.py db revision --ledger "what changed")'
     )
 
 

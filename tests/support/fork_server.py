@@ -18,7 +18,8 @@ import main
 import settings
 
 PRELOAD = (
-    "alembic.command",
+    "alembic.migration",
+    "alembic.operations",
     "asyncssh",
     "commands.connectors",
     "fastapi_offline",

@@ -35,7 +35,7 @@ from file_processing.inbound.adhoc import GivenFile
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.routing import RoutedFile
 from flows import Flows
-from services.db import engine as databases, schema
+from services.db import engine as databases
 from services.observer.inbox import Inbox
 from services.observer.scan import scan
 from services.runtime import status_file
@@ -288,8 +288,8 @@ def running(site: Site) -> Iterator[Site]:
         databases.open_database(site.settings) as database,
         status_file.publish(site.settings.data_dir, node="test", input_dir=site.input) as publisher,
     ):
-        schema.prepare(database.direct, flows)
         assembly = Assembly(site.settings, flows, database)
+        assembly.prepare()
         daemon = Daemon(
             inbox=Inbox(
                 site.input,

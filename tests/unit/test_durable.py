@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -287,6 +288,42 @@ def test_what_a_crash_left_is_removed_and_nothing_else(folder: Path) -> None:
         remove_abandoned(folder)
         assert set(content(folder)) == {ours.entry.name, theirs.name}
     assert set(content(folder)) == {theirs.name}
+
+
+def test_a_file_of_another_node_is_abandoned_when_it_is_old(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network folder may hold locks of which this node knows nothing."""
+    folder.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "another")
+        theirs = folder / durable.temporary_name()
+    theirs.touch()
+    remove_abandoned(folder)
+    assert theirs.exists()
+    monkeypatch.setattr(durable, "ABANDONED_SECONDS", -1)
+    remove_abandoned(folder)
+    assert not theirs.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_takes_files(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(code, os.strerror(code))))
+    place(folder, "a.json", b"whole", 1)
+    left = folder / durable.temporary_name()
+    left.touch()
+    remove_abandoned(folder)
+    assert content(folder) == {"a.json": "whole", left.name: ""}
+    monkeypatch.setattr(durable, "ABANDONED_SECONDS", -1)
+    remove_abandoned(folder)
+    assert content(folder) == {"a.json": "whole"}
+
+
+def test_a_lock_that_fails_leaves_neither_file_nor_descriptor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(errno.EIO, os.strerror(errno.EIO))))
+    before = [*Path("/proc/self/fd").iterdir()]
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        place(folder, "a.json", b"whole", 1)
+    assert content(folder) == {}
+    assert len([*Path("/proc/self/fd").iterdir()]) == len(before)
 
 
 def test_what_only_looks_like_a_temporary_file_does_no_harm(folder: Path, tmp_path: Path) -> None:

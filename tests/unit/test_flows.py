@@ -320,3 +320,12 @@ def test_a_package_has_a_name_that_is_fit_for_one(further: Path, name: str) -> N
     package(further).rename(further / name)
     with pytest.raises(StopDaemon, match="a flow's name is lower case letters, digits and _"):
         flows.discover(further)
+
+
+def test_a_relative_folder_is_read_twice_without_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the settings that its flows declare, once for the flows."""
+    monkeypatch.chdir(tmp_path)
+    text = CRATE + "\nfrom models.flow import Flow\n\nFLOW = Flow(record=Crate, table=CrateRow)\n"
+    with flow_files(tmp_path / "ours", boxes=text):
+        for _ in range(2):
+            assert "boxes" in flows.discover(Path("ours"))

@@ -1,30 +1,17 @@
 """Outbound files tell their document; before, the names of the files told it."""
 
-from pathlib import PurePath
-
 import sqlalchemy as sa
-from alembic import context, op
+from alembic import op
 
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_BACKFILL = sa.text("""
-    update tidegate.outbound_file set document = :document
-    where flow = :flow and starts_with(name, :document || '/') and right(name, length(:suffix)) = :suffix
-""")
-
-# Files of a named document lie in a folder of its name, and so do acknowledgements.
-_ACKNOWLEDGEMENTS = {"contrl": ".edi", "997": ".x12"}
-
 
 def upgrade() -> None:
-    op.add_column("outbound_file", sa.Column("document", sa.Text, server_default="", nullable=False), schema="tidegate")
-    for flow in context.config.attributes["flows"].values():
-        documents = {one.name: PurePath(one.file_name).suffix for one in flow.outbound if one.name}
-        for document, suffix in {**documents, **(_ACKNOWLEDGEMENTS if flow.messages else {})}.items():
-            op.get_bind().execute(_BACKFILL, {"flow": flow.name, "document": document, "suffix": suffix})
+    # Null, until `services.ledger.documents` fills it in: a daemon of the first release that runs on tells none.
+    op.add_column("outbound_file", sa.Column("document", sa.Text), schema="tidegate")
     # The index on what is due has the document too: `services.db.indexes` makes it anew, without a lock.
     op.drop_index("outbound_file_due", "outbound_file", schema="tidegate")
     op.execute("update tidegate.cursor set source = replace(source, ' walk', ' full sync') where source like '% walk'")

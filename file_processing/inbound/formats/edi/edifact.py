@@ -157,7 +157,7 @@ class _Reader:
         if self.closed:
             what = "a second interchange" if segment.tag in ("UNA", "UNB") else "a segment"
             reason, hint = f"{what} follows behind UNZ", "one file holds one interchange: split it"
-            raise _wrong(segment, reason, _TOO_MANY, hint=hint)
+            raise EnvelopeError.of(segment, reason, _TOO_MANY, hint=hint)
         if self.interchange is None:
             self.interchange = _interchange(segment, self.characters.decimal_point)
             self.head_end = segment.span[1]
@@ -168,9 +168,11 @@ class _Reader:
         elif segment.tag == "UNZ":
             self._close(segment, self.interchange)
         elif segment.tag == "UNG":
-            raise _wrong(segment, "functional groups are not read", _NOT_SUPPORTED, hint="send the messages without")
+            raise EnvelopeError.of(
+                segment, "functional groups are not read", _NOT_SUPPORTED, hint="send the messages without"
+            )
         else:
-            raise _wrong(segment, "stands outside of a message", _MISPLACED)
+            raise EnvelopeError.of(segment, "stands outside of a message", _MISPLACED)
 
     def end(self) -> None:
         """Raises EnvelopeError."""
@@ -202,12 +204,12 @@ class _Reader:
     def _open(self, segment: Segment) -> None:
         header = Segment(segment.tag, segment.elements, 1, segment.span)
         if not header.get(1):
-            raise _wrong(header, "a message needs a reference", _MISSING, 1)
+            raise EnvelopeError.of(header, "a message needs a reference", _MISSING, 1)
         if header.get(1) in self.references:
-            raise _wrong(header, f"the reference {header.get(1)} is used twice", _VALUE, 1)
+            raise EnvelopeError.of(header, f"the reference {header.get(1)} is used twice", _VALUE, 1)
         for component, name in enumerate(("type", "version", "release"), start=1):
             if not header.get(2, component):
-                raise _wrong(header, f"a message needs a {name}", _MISSING, 2)
+                raise EnvelopeError.of(header, f"a message needs a {name}", _MISSING, 2)
         self.references.add(header.get(1))
         self.header, self.body = header, [header]
 
@@ -218,15 +220,15 @@ class _Reader:
         message = self.header.get(1)
         if segment.tag in ("UNA", "UNB", "UNH", "UNZ", "UNG", "UNE"):
             reason = f"stands within message {message}, which UNT does not close"
-            raise _wrong(segment, reason, _MISSING, message=message)
+            raise EnvelopeError.of(segment, reason, _MISSING, message=message)
         self.body.append(segment)
         if segment.tag != "UNT":
             return
         if not _same_count(segment.get(1), len(self.body)):
             reason = f"counts {segment.get(1) or 'nothing'}, the message has {len(self.body)} segments"
-            raise _wrong(segment, reason, _COUNT_DIFFERS, 1, message=message)
+            raise EnvelopeError.of(segment, reason, _COUNT_DIFFERS, 1, message=message)
         if segment.get(2) != message:
-            raise _wrong(segment, f"says {segment.get(2)!r}, UNH {message!r}", _MISMATCH, 2, message=message)
+            raise EnvelopeError.of(segment, f"says {segment.get(2)!r}, UNH {message!r}", _MISMATCH, 2, message=message)
         self.messages.append(self._message(self.header, self.interchange))
         self.header = None
 
@@ -236,27 +238,27 @@ class _Reader:
 
     def _close(self, segment: Segment, interchange: Interchange) -> None:
         if not self.messages:
-            raise _wrong(segment, "the interchange holds no message", _EMPTY)
+            raise EnvelopeError.of(segment, "the interchange holds no message", _EMPTY)
         if not _same_count(segment.get(1), len(self.messages)):
             reason = f"counts {segment.get(1) or 'nothing'}, the interchange has {len(self.messages)} messages"
-            raise _wrong(segment, reason, _COUNT_DIFFERS, 1)
+            raise EnvelopeError.of(segment, reason, _COUNT_DIFFERS, 1)
         if segment.get(2) != interchange.reference:
-            raise _wrong(segment, f"says {segment.get(2)!r}, UNB {interchange.reference!r}", _MISMATCH, 2)
+            raise EnvelopeError.of(segment, f"says {segment.get(2)!r}, UNB {interchange.reference!r}", _MISMATCH, 2)
         self.closed = True
 
 
 def _interchange(segment: Segment, decimal_mark: str) -> Interchange:
     if segment.tag != "UNB":
         reason = "stands twice" if segment.tag == "UNA" else "stands where UNB should"
-        raise _wrong(segment, reason, _MISPLACED)
+        raise EnvelopeError.of(segment, reason, _MISPLACED)
     syntax, version = segment.get(1, 1), segment.get(1, 2)
     if syntax not in CHARSETS or version not in ("1", "2", "3", "4"):
         hint = f"there are {', '.join(CHARSETS)}, versions 1 to 4"
-        raise _wrong(segment, f"the syntax {syntax}:{version} is not known", _NOT_SUPPORTED, 1, hint=hint)
+        raise EnvelopeError.of(segment, f"the syntax {syntax}:{version} is not known", _NOT_SUPPORTED, 1, hint=hint)
     for element, name in ((2, "sender"), (3, "receiver"), (5, "control reference")):
         told = "".join(segment.elements[element - 1]) if len(segment.elements) >= element else ""
         if not segment.get(element).strip() or not told.isprintable():
-            raise _wrong(segment, f"an interchange needs a {name}", _MISSING, element)
+            raise EnvelopeError.of(segment, f"an interchange needs a {name}", _MISSING, element)
     day, minute = segment.get(4, 1), segment.get(4, 2)
     try:
         if not re.fullmatch(r"([0-9]{2}){3,4}[0-9]{4}", day + minute):
@@ -264,7 +266,7 @@ def _interchange(segment: Segment, decimal_mark: str) -> Interchange:
         form = "%Y%m%d%H%M" if len(day) == 8 else "%y%m%d%H%M"
         prepared_at = datetime.strptime(day + minute, form).replace(tzinfo=UTC)
     except ValueError:
-        raise _wrong(segment, f"{day}:{minute} is no date and time", _VALUE, 4) from None
+        raise EnvelopeError.of(segment, f"{day}:{minute} is no date and time", _VALUE, 4) from None
     return Interchange(
         Standard.EDIFACT,
         f"{syntax}:{version}",
@@ -279,18 +281,3 @@ def _interchange(segment: Segment, decimal_mark: str) -> Interchange:
 
 def _same_count(told: str, count: int) -> bool:
     return _COUNT.fullmatch(told) is not None and int(told) == count
-
-
-def _wrong(
-    segment: Segment, reason: str, code: str, element: int = 0, *, message: str = "", hint: str = ""
-) -> EnvelopeError:
-    return EnvelopeError(
-        reason,
-        segment.span[0],
-        code=code,
-        tag=segment.tag,
-        number=segment.number,
-        element=element,
-        message=message,
-        hint=hint,
-    )

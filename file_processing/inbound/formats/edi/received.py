@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from models.edi.message import Group, Interchange, Message, place
+from models.edi.message import Group, Interchange, Message, Segment, place
 
 ACKNOWLEDGEMENTS = frozenset({"CONTRL", "997", "999"})
 """Message types that answer an interchange, and are never answered themselves."""
@@ -94,6 +94,22 @@ class EnvelopeError(Exception):
         self.at = at
         self.fault = EnvelopeFault(code, tag, element, message)
         self.hint = hint
+
+    @classmethod
+    def of(
+        cls, segment: Segment, reason: str, code: str = "", element: int = 0, *, message: str = "", hint: str = ""
+    ) -> "EnvelopeError":
+        """What is wrong with a segment, or with one of its elements."""
+        return cls(
+            reason,
+            segment.span[0],
+            code=code,
+            tag=segment.tag,
+            number=segment.number,
+            element=element,
+            message=message,
+            hint=hint,
+        )
 
 
 @dataclass(frozen=True, slots=True)

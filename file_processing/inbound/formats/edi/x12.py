@@ -122,7 +122,7 @@ class _Reader:
         if self.closed:
             what = "a second interchange" if segment.tag == "ISA" else "a segment"
             hint = "one file holds one interchange: split it"
-            raise _wrong(segment, f"{what} follows behind IEA", hint=hint)
+            raise EnvelopeError.of(segment, f"{what} follows behind IEA", hint=hint)
         if self.header is not None:
             self._take_in_set(segment)
         elif self.group is not None:
@@ -132,7 +132,7 @@ class _Reader:
         elif segment.tag == "IEA":
             self._close(segment)
         elif segment.tag != "TA1":
-            raise _wrong(segment, "stands outside of a functional group")
+            raise EnvelopeError.of(segment, "stands outside of a functional group")
 
     def end(self) -> None:
         """Raises EnvelopeError."""
@@ -169,9 +169,11 @@ class _Reader:
         group = Group(*(segment.get(element) for element in (1, 2, 3, 6, 8)))
         for element in (1, 2, 3, 6, 8):
             if not segment.get(element):
-                raise _wrong(segment, "it is missing", _GROUP_NUMBER_INVALID, element)
+                raise EnvelopeError.of(segment, "it is missing", _GROUP_NUMBER_INVALID, element)
         if group in self.groups:
-            raise _wrong(segment, f"the group number {group.reference} is used twice", _GROUP_NUMBER_INVALID, 6)
+            raise EnvelopeError.of(
+                segment, f"the group number {group.reference} is used twice", _GROUP_NUMBER_INVALID, 6
+            )
         self.group, self.of_group = group, 0
         self.references.clear()
         self.head_end = self.head_end or segment.span[1]
@@ -180,25 +182,27 @@ class _Reader:
         if segment.tag == "ST":
             header = Segment(segment.tag, segment.elements, 1, segment.span)
             if not re.fullmatch(r"[0-9]{3}", header.get(1)):
-                raise _wrong(header, f"{header.get(1)!r} is no transaction set", _SET_TYPE, 1)
+                raise EnvelopeError.of(header, f"{header.get(1)!r} is no transaction set", _SET_TYPE, 1)
             if not header.get(2):
-                raise _wrong(header, "a transaction set needs a control number", _SET_NUMBER_INVALID, 2)
+                raise EnvelopeError.of(header, "a transaction set needs a control number", _SET_NUMBER_INVALID, 2)
             if header.get(2) in self.references:
-                raise _wrong(header, f"the control number {header.get(2)} is used twice", _SET_NUMBER_INVALID, 2)
+                raise EnvelopeError.of(
+                    header, f"the control number {header.get(2)} is used twice", _SET_NUMBER_INVALID, 2
+                )
             self.references.add(header.get(2))
             self.header, self.body = header, [header]
         elif segment.tag == "GE":
             if not _same_number(segment.get(1), str(self.of_group)):
                 reason = f"counts {segment.get(1) or 'nothing'}, the group has {self.of_group} transaction sets"
-                raise _wrong(segment, reason, _GROUP_COUNT, 1)
+                raise EnvelopeError.of(segment, reason, _GROUP_COUNT, 1)
             if not _same_number(segment.get(2), group.reference):
-                raise _wrong(segment, f"says {segment.get(2)!r}, GS {group.reference!r}", _GROUP_NUMBER, 2)
+                raise EnvelopeError.of(segment, f"says {segment.get(2)!r}, GS {group.reference!r}", _GROUP_NUMBER, 2)
             self.groups[group] = self.of_group
             self.group = None
         elif segment.tag in ("ISA", "GS", "IEA"):
-            raise _wrong(segment, "stands within a group, which GE does not close", _GROUP_TRAILER_MISSING)
+            raise EnvelopeError.of(segment, "stands within a group, which GE does not close", _GROUP_TRAILER_MISSING)
         else:
-            raise _wrong(segment, "stands outside of a transaction set")
+            raise EnvelopeError.of(segment, "stands outside of a transaction set")
 
     def _take_in_set(self, segment: Segment) -> None:
         assert self.header is not None
@@ -206,15 +210,15 @@ class _Reader:
         message = self.header.get(2)
         if segment.tag in ("ISA", "GS", "ST", "GE", "IEA"):
             reason = f"stands within transaction set {message}, which SE does not close"
-            raise _wrong(segment, reason, _SET_TRAILER_MISSING, message=message)
+            raise EnvelopeError.of(segment, reason, _SET_TRAILER_MISSING, message=message)
         self.body.append(segment)
         if segment.tag != "SE":
             return
         if not _same_number(segment.get(1), str(len(self.body))):
             reason = f"counts {segment.get(1) or 'nothing'}, the transaction set has {len(self.body)} segments"
-            raise _wrong(segment, reason, _SET_COUNT, 1, message=message)
+            raise EnvelopeError.of(segment, reason, _SET_COUNT, 1, message=message)
         if segment.get(2) != message:
-            raise _wrong(segment, f"says {segment.get(2)!r}, ST {message!r}", _SET_NUMBER, 2, message=message)
+            raise EnvelopeError.of(segment, f"says {segment.get(2)!r}, ST {message!r}", _SET_NUMBER, 2, message=message)
         self.messages.append(self._set(self.header))
         self.of_group += 1
         self.header = None
@@ -227,12 +231,12 @@ class _Reader:
     def _close(self, segment: Segment) -> None:
         assert self.interchange is not None
         if not self.messages:
-            raise _wrong(segment, "the interchange holds no transaction set")
+            raise EnvelopeError.of(segment, "the interchange holds no transaction set")
         if not _same_number(segment.get(1), str(len(self.groups))):
             reason = f"counts {segment.get(1) or 'nothing'}, the interchange has {len(self.groups)} groups"
-            raise _wrong(segment, reason, "", 1)
+            raise EnvelopeError.of(segment, reason, "", 1)
         if segment.get(2) != self.interchange.reference:
-            raise _wrong(segment, f"says {segment.get(2)!r}, ISA {self.interchange.reference!r}", "", 2)
+            raise EnvelopeError.of(segment, f"says {segment.get(2)!r}, ISA {self.interchange.reference!r}", "", 2)
         self.closed = True
 
 
@@ -267,18 +271,3 @@ def _same_number(told: str, wanted: str) -> bool:
     if _COUNT.fullmatch(told) and _COUNT.fullmatch(wanted):
         return int(told) == int(wanted)
     return told == wanted and bool(told)
-
-
-def _wrong(
-    segment: Segment, reason: str, code: str = "", element: int = 0, *, message: str = "", hint: str = ""
-) -> EnvelopeError:
-    return EnvelopeError(
-        reason,
-        segment.span[0],
-        code=code,
-        tag=segment.tag,
-        number=segment.number,
-        element=element,
-        message=message,
-        hint=hint,
-    )

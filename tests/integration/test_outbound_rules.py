@@ -514,10 +514,13 @@ def test_lines_changed_by_hand_send_what_changed_and_yield_to_the_partner(live: 
     eventually(lambda: times() == {"1": 2, "2": 2} and all_out(), what="both orders again")
     again = [an_order("1", a_line(line_number=2), a_line()), an_order("2", a_line())]
     live.drop("2.json", again, flow="orders")
-    assert live.settled(2)[1]["updated"] == 2
+    assert live.settled(2)[1]["unchanged"] == 2  # the partner says nothing new
+    newer = [order | {"revised_at": "2026-01-31T10:00:00Z"} for order in again]
+    live.drop("3.json", newer, flow="orders")
+    assert live.settled(3)[2]["updated"] == 2
     eventually(lambda: times() == {"1": 3, "2": 3} and all_out(), what="what the partner says")
-    live.drop("3.json", [again[0] | {"lines": [a_line(), a_line(line_number=2)]}], flow="orders")
-    assert live.settled(3)[2]["unchanged"] == 1
+    live.drop("4.json", [newer[0] | {"lines": [a_line(), a_line(line_number=2)]}], flow="orders")
+    assert live.settled(4)[3]["unchanged"] == 1
 
 
 def test_the_total_of_an_order_with_a_price_left_open_is_the_partners(site: Site) -> None:

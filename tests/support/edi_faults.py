@@ -1,7 +1,7 @@
 """Points at which a daemon kills itself on an interchange's way."""
 
 from file_processing.inbound.load import Loader
-from file_processing.outbound import worker
+from file_processing.outbound.write import OutputFolder
 from services.ledger import inbound as ledger, interchanges, outbound
 from tests.support.fault_points import Patch, after, before
 
@@ -11,7 +11,7 @@ POINTS: dict[str, Patch] = {
     "the answer is sealed": after(outbound, "seal_answer"),
     "after the commit": after(Loader, "load"),
     "before the file is marked as filed": before(ledger, "mark_filed"),
-    "before an answer is written": before(worker, "write"),
-    "an answer is written": after(worker, "write"),
-    "two answers are written": after(worker, "write", 2),
+    "before an answer is written": before(OutputFolder, "write"),
+    "an answer is written": after(OutputFolder, "write"),
+    "two answers are written": after(OutputFolder, "write", 2),
 }

@@ -44,7 +44,8 @@ class GivenFile:
 def collect(paths: Sequence[Path]) -> list[GivenFile]:
     """The files named, in that order, and those of the folders named at any depth, in the order in which they came.
 
-    In an archive the folder of its day tells when a file came, within it and elsewhere when it was last written.
+    In an archive the folder of its day tells when a file came, and within it when it was moved there; elsewhere
+    when it was last written.
     Raises TidegateError when a path does not exist, or a folder cannot be read.
     """
     now = datetime.now(UTC)
@@ -69,12 +70,17 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
 
 
 def _came(path: Path) -> tuple[str, int, str]:
-    day = path.parent.name
+    """The day, and the moment within it: of a file that lies where it was archived, when it got there.
+
+    One that was copied since tells by when it was last written.
+    """
+    day = path.parent.name if _DAY.fullmatch(path.parent.name) else ""
     try:
-        written = path.lstat().st_mtime_ns
+        status = path.lstat()
     except OSError:
-        written = 0  # gone by now: the pipeline says so
-    return day if _DAY.fullmatch(day) else "", written, str(path)
+        return day, 0, str(path)  # gone by now: the pipeline says so
+    moved_on = datetime.fromtimestamp(status.st_ctime, UTC).date().isoformat()
+    return day, status.st_ctime_ns if moved_on == day else status.st_mtime_ns, str(path)
 
 
 def _unreadable(folder: str, error: OSError) -> None:

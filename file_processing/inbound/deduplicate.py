@@ -1,11 +1,17 @@
 """Deduplication: what is to be done with each file of a group, by what the ledger knows of its content."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
+from psycopg import Connection
+
+from file_processing.inbound.intake import InboundFile
 from file_processing.inbound.read import ReadResult
+from models.flow import Flow
+from services.ledger import inbound as ledger
 from services.ledger.inbound import KnownFile
 
 
@@ -29,22 +35,48 @@ class LoadDecision:
         return self.read.loads and self.resumes is None and self.duplicate_of is None
 
 
-def decide(
+class Deduplicator:
+    """Decides for the files of one flow; without flow, for those that no flow takes."""
+
+    def __init__(self, flow: Flow | None) -> None:
+        self._flow = flow
+        self._since: int | None = None
+
+    def decide(self, connection: Connection, files: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
+        """A decision for each file, in their order.
+
+        files: each with its id in the ledger. What somebody has placed to be loaded again is taken with it.
+        """
+        self._since = self._since or files[0][1]
+        name = self._flow.name if self._flow else None
+        contents = {read.file.sha256 for read, _ in files if read.file.sha256 is not None}
+        without = [read.file.place for read, _ in files if read.file.sha256 is None]
+        known = ledger.known(connection, name, contents, without)
+        if self._flow is None or name is None:
+            return _decided(files, known)
+        placed = ledger.take_placed(connection, name, [read.file.state.identity.key for read, _ in files])
+        if not self._flow.last_to_arrive_wins:
+            return _decided(files, known, placed)
+        newest = ledger.newest(connection, name) if known else None
+        return _decided(files, known, placed, _Newest(newest or 0, self._since))
+
+
+class _Newest(NamedTuple):
+    """Where the last to arrive wins: the line of the file that was loaded last, and the first one of this run."""
+
+    id: int
+    since: int
+
+
+def _decided(
     files: Iterable[tuple[ReadResult, int]],
     known: Iterable[KnownFile],
-    *,
     placed: Mapping[str, bool] = MappingProxyType({}),
-    newest: int | None = None,
-    last_to_arrive_wins: bool = False,
+    newest: _Newest | None = None,
 ) -> list[LoadDecision]:
-    """A decision for each file, in their order.
+    """Content that was loaded before is a duplicate, unless it is a way back to an earlier state.
 
-    Content that was loaded before is a duplicate. Where the last to arrive wins it may be a way back to an earlier
-    state: there only what was loaded last is.
-
-    files: each with its id in the ledger. known: the ledger's lines of these contents.
     placed: of files by their identity, whether they are loaded whatever is known of their content; or never again.
-    newest: the line of the file that was loaded last.
     """
     loaded: dict[bytes | None, int] = {}
     unfiled: dict[tuple[bytes | None, str | None], list[KnownFile]] = defaultdict(list)
@@ -62,14 +94,24 @@ def decide(
             made = LoadDecision(read, file_id, resumes=resumes)
         elif before is None:
             made = LoadDecision(read, file_id)
-        elif again or (again is None and last_to_arrive_wins and before != newest):
+        elif again or (again is None and _is_way_back(file, before, newest)):
             made = LoadDecision(read, file_id, supersedes=before)
         else:
             made = LoadDecision(read, file_id, duplicate_of=before)
         if made.loads and file.sha256 is not None:
-            loaded[file.sha256] = newest = file_id
+            loaded[file.sha256] = file_id
+            newest = newest and newest._replace(id=file_id)
         decisions.append(made)
     return decisions
+
+
+def _is_way_back(file: InboundFile, before: int, newest: _Newest | None) -> bool:
+    """Whether known content, which is not what was loaded last, is the state that holds from now on.
+
+    Of files that are given and stay, only those behind a new one are: going through an archive once more leaves the
+    table as it is.
+    """
+    return newest is not None and before != newest.id and (not file.stays or newest.id >= newest.since)
 
 
 def _same_file(unfiled: Iterable[KnownFile], identity: str) -> KnownFile | None:

@@ -9,8 +9,8 @@ from itertools import repeat
 from loguru import logger
 from psycopg import Connection
 
-from file_processing.inbound import deduplicate, error_report, tally as tallying
-from file_processing.inbound.deduplicate import LoadDecision
+from file_processing.inbound import error_report, tally as tallying
+from file_processing.inbound.deduplicate import Deduplicator, LoadDecision
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
@@ -89,6 +89,7 @@ class Loader:
 
     flow: Flow | None
     upsert: Upsert | None
+    deduplicator: Deduplicator
     reports: Folder
     node: str
     limits: Limits
@@ -146,23 +147,12 @@ class Loader:
                 verdicts |= {number: _Verdict(tallies[number], _rejection(reads[0], fault)) for number in alone}
 
     def _decide(self, connection: Connection, wanted: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
-        contents = {read.file.sha256 for read, _ in wanted if read.file.sha256 is not None}
-        without = [read.file.place for read, _ in wanted if read.file.sha256 is None]
-        known = ledger.known(connection, self.flow_name, contents, without)
+        decisions = self.deduplicator.decide(connection, wanted) if wanted else []
         # Asked after the ledger: a file that another process archived before is gone by now.
         looks = {number: _not_in_place(read.file) for read, number in wanted}
         if left := {number: file for number, file in looks.items() if file is not None}:
             raise _StartOver(left=left)
-        if self.flow is None:
-            return deduplicate.decide(wanted, known)
-        last_wins = self.flow.last_to_arrive_wins
-        return deduplicate.decide(
-            wanted,
-            known,
-            placed=ledger.take_placed(connection, self.flow.name, [read.file.state.identity.key for read, _ in wanted]),
-            newest=ledger.newest(connection, self.flow.name) if last_wins and any(k.loaded for k in known) else None,
-            last_to_arrive_wins=last_wins,
-        )
+        return decisions
 
     def _upsert(
         self, connection: Connection, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]

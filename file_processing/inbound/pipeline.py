@@ -22,6 +22,7 @@ from psycopg import Connection
 
 from file_processing.inbound import archive, intake, read, recovery
 from file_processing.inbound.archive import FileResult
+from file_processing.inbound.deduplicate import Deduplicator
 from file_processing.inbound.intake import LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.load import Loaded, Loader, Progress
@@ -85,7 +86,8 @@ class Pipeline:
     def _of_flow(self, flow: Flow | None, node: str, progress: Progress) -> _Steps:
         name = flow.name if flow else None
         reports = self._folders.rejected_of(name)
-        loader = Loader(flow, Upsert(flow) if flow else None, reports, node, self._limits, progress)
+        upsert = Upsert(flow) if flow else None
+        loader = Loader(flow, upsert, Deduplicator(flow), reports, node, self._limits, progress)
         return _Steps(name, Validator(flow) if flow else None, loader, [])
 
     @property

@@ -5,65 +5,78 @@ has seen is not given again.
 """
 
 import fcntl
-from contextlib import suppress
+import os
 from pathlib import Path
 
 from loguru import logger
 from psycopg import Connection
 
-from models.errors import RetryLater
+from models.errors import RetryLater, StopDaemon
 from services.files import durable
-from services.files.directory import Folder
+from services.files.directory import Directory, Folder
 from services.ledger import outbound as ledger
 
 NAME = ".outbound-numbers"
-"""The file in the output folder; it holds one number."""
+"""The file in the output folder: the highest number so far, and how far they may have got after a power cut."""
 
 AHEAD = 1000
-"""So many numbers are noted at once: this costs an fsync, and a restore leaves out so many at most."""
+"""So many numbers are made durable at once: this costs an fsync, and a restore leaves out so many at most."""
 
 
 class Numbers:
-    """The highest number that a file in this output folder may have."""
+    """The highest number that a file in this output folder has, or may have."""
 
     def __init__(self, output_dir: Path) -> None:
         self._folder = output_dir
-        self._noted = 0
 
     def note(self, number: int) -> None:
         """Call it before a file of this number gets its name. Raises RetryLater when it cannot be noted."""
-        if number <= self._noted:
-            return
         try:
             with Folder(self._folder).open(make=True) as folder:
                 fcntl.flock(folder.descriptor, fcntl.LOCK_EX)  # another daemon may write there as well
-                self._noted = self._read()
-                if number > self._noted:
-                    self._noted = number + AHEAD
-                    durable.replace(folder, NAME, f"{self._noted}\n".encode(), fsync=True)
-                    folder.sync()
-        except OSError as error:
-            self._noted = 0
-            raise RetryLater(
-                f"{NAME} cannot be written to {self._folder}: {error.strerror or error}",
-                hint="make room or mend the permissions there; it is tried again",
-            ) from error
+                highest, durable_to = _read(folder)
+                if number > highest:
+                    is_ahead = number > durable_to
+                    content = f"{number} {number + AHEAD if is_ahead else durable_to}\n".encode()
+                    durable.replace(folder, NAME, content, fsync=is_ahead)
+                    if is_ahead:
+                        folder.sync()
+        except (OSError, ValueError) as error:
+            raise RetryLater(f"{NAME} in {self._folder} cannot be kept: {error}", hint=_HINT) from error
 
     def catch_up(self, connection: Connection) -> None:
-        """Have the database go on behind the highest number: one restored from a backup knows only lower ones."""
-        noted = self._read()
-        known = ledger.continue_numbers(connection, noted)
+        """Have the database go on behind the highest number: one restored from a backup knows only lower ones.
+
+        Raises StopDaemon when nobody can tell.
+        """
+        try:
+            with Folder(self._folder).open() as folder:
+                highest, durable_to = _read(folder)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise StopDaemon(f"{NAME} in {self._folder} cannot be read: {error}", hint=_HINT) from error
+        known = ledger.continue_numbers(connection, highest, durable_to)
         if known is not None:
             logger.warning(
-                "the database knows outbound files up to #{}, and {} may hold some up to #{}: it was restored from a "
+                "the database knows outbound files up to #{}, and {} has some up to #{}: it was restored from a "
                 "backup; new ones begin at #{}",
                 known,
                 self._folder,
-                noted,
-                noted + 1,
+                highest,
+                durable_to + 1,
             )
 
-    def _read(self) -> int:
-        with suppress(OSError, ValueError):
-            return int((self._folder / NAME).read_text(encoding="ascii"))
-        return 0
+
+_HINT = "make room or mend the permissions there; one that is damaged has to hold the highest number there is, twice"
+
+
+def _read(folder: Directory) -> tuple[int, int]:
+    """Raises OSError or ValueError."""
+    try:
+        descriptor = folder.entry(NAME).open(os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return 0, 0
+    with open(descriptor, encoding="ascii") as file:
+        highest, durable_to = map(int, file.read().split())
+    return highest, durable_to

@@ -145,8 +145,14 @@ def _seen(connection: Connection) -> _Seen:
         return _Seen(None, frozenset())
     newest = connection.exec_driver_sql(f"select version_num from {_VERSION}").scalar_one_or_none()  # noqa: S608
     if there[1] is None:
-        return _of_first_release(newest)
+        return _Seen(newest, frozenset()) if _has_documents(connection) else _of_first_release(newest)
     return _Seen(newest, frozenset(connection.exec_driver_sql(f"select id from {_SITE_REVISION}").scalars()))  # noqa: S608
+
+
+def _has_documents(connection: Connection) -> bool:
+    """Whether Tidegate's own second revision was here before there were two lines: then there is none of a site's."""
+    asked = text("select from pg_attribute where attrelid = to_regclass(:table) and attname = 'document'")
+    return connection.execute(asked, {"table": f"{SCHEMA}.outbound_file"}).first() is not None
 
 
 def _of_first_release(newest: str | None) -> _Seen:

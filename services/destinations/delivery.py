@@ -7,6 +7,7 @@ stays; the partner has time to finish, and then the sender knows that it may hav
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Coroutine
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -25,8 +26,9 @@ from services.files import move
 from services.files.directory import Folder, OpenFolders
 from services.files.folders import on_this_machine
 from services.files.move import Identity, ReadState
-from services.ledger import deliveries, documents, locks, replay
+from services.ledger import clock, deliveries, documents, locks, replay
 from services.ledger.deliveries import Deliveries, DueFile, StoredFile
+from services.ledger.outbound import is_behind
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.transport.backoff import CONNECTOR
 
@@ -35,6 +37,10 @@ POLL_SECONDS = 1.0
 
 STAND_BY_SECONDS = 5.0
 """How often it is looked whether the daemon that delivers is still there."""
+
+CATCH_UP_SECONDS = 30.0
+LOOK_SECONDS = 0.1
+"""So long, at most, deliveries wait at their start for the writer, and so often they look."""
 
 FILES_AT_ONCE = 100
 
@@ -89,11 +95,20 @@ class Delivery:
             await in_thread(documents.tell, connection, self._declared)
             await in_thread(self._deliveries.open, connection, self.name)
             await in_thread(self._file_delivered, connection)
+            await self._let_the_writer_catch_up(connection, tell)
             async with self._sender as sender:
                 while True:
                     await self._deliver_all(connection, sender, tell)
                     tell(await in_thread(self._in_words, connection))
                     await asyncio.sleep(POLL_SECONDS)
+
+    async def _let_the_writer_catch_up(self, connection: Connection, tell: Tell) -> None:
+        """What changed while nobody ran, or behind the backup that was restored, supersedes what is due now."""
+        began = await in_thread(clock.now, connection)
+        deadline = time.monotonic() + CATCH_UP_SECONDS
+        while time.monotonic() < deadline and await in_thread(is_behind, connection, self._declared, began):
+            tell("waits until what changed before is written")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _deliver_all(self, connection: Connection, sender: Sender, tell: Tell) -> None:
         doubts = 0

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg import Connection, Cursor, DataError, sql
@@ -46,16 +47,16 @@ def next_ids(connection: Connection, count: int) -> list[int]:
 
 
 _CONTINUE = """
-select last, setval('tidegate.outbound_file_id_seq', %(number)s)
-from (select last_value as last from tidegate.outbound_file_id_seq) s where last < %(number)s
+select last, setval('tidegate.outbound_file_id_seq', %(go_on_behind)s)
+from (select last_value as last from tidegate.outbound_file_id_seq) s where last < %(highest)s
 """
 
 
-def continue_numbers(connection: Connection, number: int) -> int | None:
-    """Have the next ids be higher than `number`; the last one so far, where it was lower."""
+def continue_numbers(connection: Connection, highest: int, go_on_behind: int) -> int | None:
+    """Where the last id is lower than `highest`, have the next ones be higher than `go_on_behind`; that last id."""
     with connection.transaction():
         locks.lock_numbers(connection)
-        found = connection.execute(_CONTINUE, {"number": number}).fetchone()
+        found = connection.execute(_CONTINUE, {"highest": highest, "go_on_behind": go_on_behind}).fetchone()
     return int(found[0]) if found else None
 
 
@@ -110,6 +111,18 @@ and not exists (
     where {same_key}
 )
 """
+
+_UNSEALED_SINCE = """
+select exists (select from {table} where not is_synced and outbound_error is null and changed_at <= %s)
+"""
+
+
+def is_behind(connection: Connection, flow: Flow, moment: datetime) -> bool:
+    """Whether rows that changed up to this moment, by the database's clock, have still to go out."""
+    query = sql.SQL(_UNSEALED_SINCE).format(table=sql.Identifier(flow.sql_table.name))
+    (behind,) = connection.execute(query, [moment]).fetchone() or (False,)
+    return bool(behind)
+
 
 _WRITTEN = """
 with marked as (

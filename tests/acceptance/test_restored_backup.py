@@ -147,12 +147,62 @@ def test_the_archive_is_loaded_in_the_order_in_which_files_came(sensors: Site) -
     assert [row["value"] for row in site.rows("sensors")] == [3]
 
 
+def test_the_archive_tells_by_when_files_got_there_whatever_their_senders_say(sensors: Site) -> None:
+    for name, value, second in (("a", 1, 2_000_000_000), ("b", 2, 1_000_000_000)):
+        path = sensors.drop(f"{name}.json", [{"sensor": "a", "value": value}], flow="sensors")
+        os.utime(path, (second, second))
+        sensors.load()
+    sensors.execute("delete from sensors; delete from tidegate.inbound_file")
+    sensors.call("ingest", str(sensors.archive))
+    assert [row["value"] for row in sensors.rows("sensors")] == [2]
+
+
+def test_an_archive_that_is_gone_through_once_more_undoes_nothing(sensors: Site) -> None:
+    for number, value in enumerate((1, 2, 1)):
+        drop_and_load(sensors, "sensors", f"{number}.json", [{"sensor": "a", "value": value}])
+    sensors.execute("update sensors set value = 99")
+    for _ in range(2):
+        assert "3 files: 3 duplicate" in sensors.call("ingest", str(sensors.archive)).stdout
+    assert [row["value"] for row in sensors.rows("sensors")] == [99]
+
+
+def test_a_way_back_behind_the_backup_is_gone_again(sensors: Site, server_url: str) -> None:
+    drop_and_load(sensors, "sensors", "0.json", [{"sensor": "a", "value": 1}])
+    with backup(sensors, server_url) as restored:
+        for number, value in enumerate((2, 1), start=1):
+            drop_and_load(sensors, "sensors", f"{number}.json", [{"sensor": "a", "value": value}])
+        assert "1 duplicate, 2 loaded" in restored.call("ingest", str(restored.archive)).stdout
+        assert [row["value"] for row in restored.rows("sensors")] == [1]
+
+
+def test_a_start_without_a_restore_leaves_out_no_number(sensors: Site) -> None:
+    for number in range(3):
+        drop_and_load(sensors, "sensors", f"{number}.json", [{"sensor": "a", "value": number}])
+        assert "restored" not in sensors.fork("emit")
+    numbers_given = [row["id"] for row in sensors.query("select id from tidegate.outbound_file order by 1")]
+    assert numbers_given == list(range(1, 7))
+
+
+@pytest.mark.usefixtures("permissions_bind")
+def test_numbers_that_cannot_be_read_are_not_begun_anew(sensors: Site) -> None:
+    drop_and_load(sensors, "sensors", "0.json", [{"sensor": "a", "value": 1}])
+    sensors.call("emit")
+    kept = sensors.settings.output_dir / numbers.NAME
+    before = kept.read_text()
+    kept.chmod(0)
+    assert f"{numbers.NAME} in" in sensors.call("emit", expect=2).stderr
+    kept.chmod(0o640)
+    assert kept.read_text() == before
+    kept.write_text("nonsense")
+    assert "has to hold the highest number there is, twice" in " ".join(sensors.call("emit", expect=2).stderr.split())
+
+
 def test_a_daemon_on_a_restored_database_says_so_and_goes_on_behind(sensors: Site, server_url: str) -> None:
     site = sensors
     with backup(site, server_url) as restored:
         drop_and_load(site, "sensors", "1.json", [{"sensor": "a", "value": 1}])
         site.call("emit")
-        noted = int((site.settings.output_dir / numbers.NAME).read_text())
+        _, noted = map(int, (site.settings.output_dir / numbers.NAME).read_text().split())
         restored.start(FLOWS_DIR=str(site.settings.flows_dir))
         try:
             restored.drop("2.json", [{"sensor": "c", "value": 1}], flow="sensors")

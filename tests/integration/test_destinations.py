@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
+from unittest import mock
 from uuid import NAMESPACE_URL, uuid5
 
 import httpx
@@ -10,6 +12,7 @@ import pytest
 from fastapi import HTTPException
 
 import flows as flow_folder
+from file_processing.outbound.outbox import Outbox
 from models.connector import RestDestination, Setting
 from models.errors import RetryLater, StopConnector
 from partners.crm import Crm
@@ -221,6 +224,31 @@ def changes(partner: Erp) -> list[tuple[str, str, int | None]]:
 
 def revised(number: str, day: int, **changes: object) -> dict[str, object]:
     return an_order(number, revised_at=f"2026-02-{day:02}T00:00:00Z", **changes)
+
+
+def test_what_changed_while_nobody_ran_supersedes_what_is_due(selling: Site, erp: Erp) -> None:
+    """As after the restore of a backup: an older state is ready, and the newer one is not even written."""
+    looked = threading.Event()
+    due, seal = Deliveries.due, Outbox.seal
+
+    def told(*arguments: Any) -> Any:
+        looked.set()
+        return due(*arguments)
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        looked.wait(1)
+        return seal(*arguments, **options)
+
+    path = selling.drop("1.json", an_order("7"), flow="orders")
+    selling.call("ingest", "--flow", "orders", str(path))
+    path.unlink()
+    selling.call("emit")
+    selling.execute("update orders set currency = 'SEK'")
+    with mock.patch.object(Deliveries, "due", told), mock.patch.object(Outbox, "seal", late), running(selling):
+        eventually(lambda: len(sent(selling)) == 2, what="the newer state")
+        eventually(lambda: sent(selling)[1]["status"] == "delivered", what="its delivery")
+    assert [file["status"] for file in sent(selling)] == ["superseded", "delivered"]
+    assert [order["currency"] for order in erp.orders.values()] == ["SEK"]
 
 
 def test_a_replaced_order_replaces_that_of_the_erp(selling: Site, erp: Erp) -> None:

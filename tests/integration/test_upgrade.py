@@ -25,6 +25,7 @@ from flows import Flows
 from partners.intempus import Intempus
 from partners.partner1 import Partner1
 from services.db import embedded, engine as databases, migrate, schema
+from services.db.migrate import OWN
 from services.ledger import documents, receipts
 from services.ledger.deliveries import Deliveries
 from settings import Settings
@@ -332,3 +333,20 @@ def test_sources_go_on_where_they_were(site: Site, partner1: Partner1, intempus:
         since = "logical_timestamp__gt=9113344550"
         eventually(lambda: any(since in request.query for request in intempus.received), timeout=30, what=since)
     assert "updated_since=2025-11-21T17%3A23%3A26.558915Z" in partner1.received[0].query
+
+
+def test_a_database_that_was_upgraded_between_two_releases_goes_on(old: Engine) -> None:
+    """There, the second revision was Tidegate's own before a site's had a line of theirs, and made other columns."""
+    with old.begin() as connection:
+        for statement in (
+            "alter table tidegate.outbound_file add column document text not null default ''",
+            "drop index tidegate.outbound_file_due",
+            "update tidegate.alembic_version set version_num = '0002'",
+        ):
+            connection.exec_driver_sql(statement)
+    schema.prepare(old, FLOWS)
+    with old.connect() as connection:
+        assert (
+            connection.exec_driver_sql("select version_num from tidegate.alembic_version").scalar_one() == OWN[-1][:4]
+        )
+        assert connection.exec_driver_sql("select count(*) from tidegate.site_revision").scalar_one() == 0

@@ -12,6 +12,8 @@ INSTANT = sa.TIMESTAMP(timezone=True)
 
 
 def upgrade() -> None:
+    # A database that was upgraded between two releases has it not null, with an empty default.
+    op.alter_column("outbound_file", "document", nullable=True, server_default=None, schema="tidegate")
     op.add_column("inbound_file", sa.Column("identity", sa.Text), schema="tidegate")
     op.drop_column("inbound_file", "reload", schema="tidegate")
     op.create_table(

@@ -1,6 +1,5 @@
 """`ingest`: files in by hand."""
 
-import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -52,7 +51,6 @@ def ingest(
 
       python main.py ingest --flow work_orders --json order.json | jq .status
     """
-    gc.set_threshold(100_000, 50, 100)
     told: Counter[str] = Counter()
     with opened() as site:
         chosen = named(site.flows, flow)

@@ -1,6 +1,5 @@
 """`run`: the daemon."""
 
-import gc
 import signal
 import threading
 from datetime import UTC, datetime
@@ -31,8 +30,6 @@ def run() -> None:
 
       INPUT_DIR=/srv/drop DATABASE_URL=postgresql://… python main.py run
     """
-    # Batches are large lists of records: collecting garbage among them costs much and frees nothing.
-    gc.set_threshold(100_000, 50, 100)
     descriptors.raise_limit()
     settings, flows = configured(console_log=True)
     stopping = threading.Event()

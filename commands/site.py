@@ -1,5 +1,6 @@
 """What the commands work with: settings, flows, database, folders; the one place where they are put together."""
 
+import gc
 import os
 import socket
 import threading
@@ -8,7 +9,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from psycopg import Connection
@@ -19,7 +20,6 @@ from commands.console import err
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.outbound.numbers import Numbers
-from file_processing.outbound.worker import Writer
 from flows import Flows
 from models.connector import Connector, Kind
 from models.errors import StopDaemon, TidegateError
@@ -32,6 +32,9 @@ from services.ledger import documents
 from services.runtime import log
 from services.transport.hosts import refuse_plain
 from settings import Settings, listed
+
+if TYPE_CHECKING:
+    from file_processing.outbound.worker import Writer
 
 env_file: ContextVar[Path | None] = ContextVar("env_file", default=None)
 """What `--env-file` names; without it there is the `.env` beside `main.py`."""
@@ -71,7 +74,9 @@ class Site:
             **options,
         )
 
-    def writer(self, stopping: threading.Event) -> Writer:
+    def writer(self, stopping: threading.Event) -> "Writer":
+        from file_processing.outbound.worker import Writer
+
         return Writer(
             self.flows,
             self.settings.output_dir.resolve(),
@@ -128,7 +133,19 @@ def configured(*, console_log: bool = False) -> tuple[Settings, Flows]:
     for flow in flows.values():
         for connector in flow.connectors:
             is_on(connector, settings)
+    _collect_garbage()
     return settings, flows
+
+
+def _collect_garbage() -> None:
+    """In a process of its own (`main.process`): look for garbage from now on, but never in what is there by now.
+
+    And seldom: batches are large lists of records, to look at which costs much and frees nothing.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+        gc.enable()
 
 
 def _env_file() -> Path | None:

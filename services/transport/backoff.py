@@ -3,11 +3,12 @@
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from typing import TYPE_CHECKING, TypeVar
 
 from models.errors import RetryLater
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Retries:
 
     async def __call__(self, request: Callable[[], Awaitable[T]]) -> T:
         """What the request gives; its last error when every try ends in a RetryLater, or at once any other."""
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self.tries),
             retry=retry_if_exception(self._may_pass),
@@ -58,7 +61,7 @@ class Retries:
     def _may_pass(self, error: BaseException) -> bool:
         return isinstance(error, RetryLater) and error.after_seconds <= self.patience_seconds
 
-    def _pause_seconds(self, tried: RetryCallState) -> float:
+    def _pause_seconds(self, tried: "RetryCallState") -> float:
         error = tried.outcome.exception() if tried.outcome else None
         asked = error.after_seconds if isinstance(error, RetryLater) else 0.0
         return self.backoff.pause_seconds(tried.attempt_number - 1, at_least=asked)

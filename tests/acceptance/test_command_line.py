@@ -1,24 +1,27 @@
 """The command line as a person and a script meet it: help, wrong usage, wrong configuration."""
 
+import json
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 import flows
 import main
 from tests.support.command_line import NOWHERE, sentence, write
+from tests.support.processes import ROOT
 from tests.support.sites import Site
 
 FLOWS = flows.discover()
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    group: Any = get_command(main.app)
-    for name, command in group.commands.items():
+    for name in main.COMMANDS:
+        command = main.command(name)
         inner = getattr(command, "commands", None)
         yield from ((f"{name} {each}", below) for each, below in inner.items()) if inner else [(name, command)]
 
@@ -37,6 +40,55 @@ def test_help_has_an_example_and_a_sentence_for_each_option(name: str, site: Sit
     for parameter in command.params:
         if parameter.name != "context":
             assert parameter.help, f"{name}: {parameter.name} says nothing"
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_list_of_commands_shows_the_line_that_its_help_begins_with(name: str, site: Site) -> None:
+    _, line = main.COMMANDS[name]
+    beginning, *_ = main.command(name).help.split("\n\n")
+    assert line == " ".join(beginning.split())
+    assert line in " ".join(site.call("--help", COLUMNS="200").stdout.split())
+
+
+def in_a_process(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Some code in a process of its own, with `main` and `sys` imported, and the arguments as a command line."""
+    start = f"import sys, main\nsys.argv = {['main.py', *arguments]!r}\n"
+    return subprocess.run(
+        [sys.executable, "-c", start + code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_help_imports_nothing_that_only_the_commands_need() -> None:
+    done = in_a_process(
+        "try: main.main()\nexcept SystemExit: import json; print(json.dumps(sorted(sys.modules)), file=sys.stderr)",
+        "--help",
+    )
+    imported = {name.partition(".")[0] for name in json.loads(done.stderr)}
+    assert {"main", "typer"} <= imported
+    ours = {"commands", "file_processing", "flows", "services", "settings"}
+    theirs = {"alembic", "asyncssh", "fastapi", "httpx", "loguru", "psycopg", "pydantic", "sqlalchemy", "uvicorn"}
+    assert imported & (ours | theirs) == set()
+
+
+LEFT = "import atexit, os, threading\nos._exit = lambda code: print('left with', code)\n"
+
+
+def test_a_process_leaves_without_taking_the_interpreter_apart() -> None:
+    done = in_a_process(LEFT + "atexit.register(print, 'the end'); main.process()", "nonsense")
+    assert (done.returncode, done.stdout) == (2, "the end\nleft with 2\n")
+    assert "No such command 'nonsense'" in done.stderr
+
+
+def test_a_process_ends_after_its_threads() -> None:
+    last = "threading.Thread(target=lambda: (threading.main_thread().join(), print('waited for'))).start()\n"
+    done = in_a_process(LEFT + last + "main.process()", "nonsense")
+    assert (done.returncode, done.stdout) == (2, "waited for\n")
+
+
+def test_a_process_says_when_nobody_can_read_what_it_printed() -> None:
+    done = in_a_process("sys.stdout = open('/dev/full', 'w'); print('lost', end=''); main.process()", "nonsense")
+    assert done.returncode == 120
+    assert "No space left on device" in done.stderr
 
 
 def test_the_main_help_tells_the_exit_codes(site: Site) -> None:

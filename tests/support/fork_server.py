@@ -74,7 +74,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
             for patch in patches if isinstance(patches, tuple) else (patches,):
                 patch()
         sys.argv = [str(main.__file__), *request["arguments"]]
-        main.main()
+        main.process()
     except SystemExit as leaving:
         code = leaving.code
     except BaseException:  # noqa: BLE001  # as the interpreter does
@@ -87,7 +87,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
 
 if __name__ == "__main__":
     settings.ENV_FILE = Path("/dev/null/.env")  # a developer's own is nothing to the tests
-    for name in PRELOAD:
+    for name in (*PRELOAD, *(place.partition(":")[0] for place, _ in main.COMMANDS.values())):
         importlib.import_module(name)
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])))

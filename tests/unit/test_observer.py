@@ -18,8 +18,11 @@ from hypothesis import given, strategies as st
 from loguru import logger
 
 from services.files.lease import WriterState
-from services.observer import FileKind, FoundFile, Inbox, lanes, watch, watch_supervisor
+from services.observer import lanes, watch, watch_supervisor
+from services.observer.completeness import FileKind
 from services.observer.hints import Hints
+from services.observer.inbox import Inbox
+from services.observer.paths import FoundFile
 from services.observer.scan import Listed, is_descended, scan
 from services.transport.backoff import Backoff
 from settings import ObserverKind

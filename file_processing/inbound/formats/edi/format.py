@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from file_processing.inbound.formats.base import Batch, GoOn, Reading
-from file_processing.inbound.formats.edi import interchanges
 from file_processing.inbound.formats.edi.received import ACKNOWLEDGEMENTS, Received, Rejected
 from models.errors import RejectFile
 from models.flow import Flow
@@ -66,6 +65,8 @@ class EdiFormat:
 
     def read(self, file: io.BufferedIOBase, reading: Reading) -> Iterator[Batch]:
         """One batch. Raises RejectFile, RejectExchange among it, and what `go_on` raises."""
+        from file_processing.inbound.formats.edi import interchanges  # every start of the program pays for the formats
+
         data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise RejectFile(

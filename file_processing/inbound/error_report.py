@@ -32,7 +32,7 @@ _HIDDEN = re.compile(r"\.(\d+)(?:\.[0-9a-f]{16})?(\.(?:errors|rejected)(?:\..+)?
 _MEMORY_BYTES = 1 << 20
 """Rejected records of a file that stay in memory; more go to a temporary file."""
 
-REPORT_BYTES = 1 << 20
+REPORT_BYTES = 64 << 10
 REPORT_TIMES_FILE = 10
 """A file's rejected records and reasons take up to so many bytes, or so many times its own where that is more."""
 

@@ -123,11 +123,14 @@ def entry_of(folders: OpenFolders, path: Path, root: Path | None) -> Entry:
 
 
 @contextmanager
-def opened(entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None) -> Iterator[OpenFile]:
+def opened(
+    entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None, only_looks: bool = False
+) -> Iterator[OpenFile]:
     """Open a file for reading, unless somebody writes it.
 
     seen: its size in bytes and its mtime in nanoseconds when it was found complete. It has to be the same still
         where the kernel cannot tell who writes it.
+    only_looks: nothing is concluded from what is read, so that it is not waited for until its times tell of changes.
 
     Raises FileGone, RejectFile (not a regular file, too large) or
     RetryLater (being written, changed, no permission, input/output error).
@@ -155,7 +158,7 @@ def opened(entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None)
                 f"{status.st_size} bytes are more than MAX_FILE_BYTES allows ({max_bytes})",
                 hint="split the file or raise MAX_FILE_BYTES",
             )
-        yield OpenFile(entry.name, file, Identity.of(status), _times_tell(status))
+        yield OpenFile(entry.name, file, Identity.of(status), only_looks or _times_tell(status))
 
 
 def _times_tell(status: os.stat_result) -> bool:

@@ -75,7 +75,7 @@ class Router:
             with (
                 OpenFolders() as folders,
                 open_file.opened(
-                    open_file.entry_of(folders, dropped.path, self.root), max_bytes=self.max_bytes
+                    open_file.entry_of(folders, dropped.path, self.root), max_bytes=self.max_bytes, only_looks=True
                 ) as source,
             ):
                 head = open_file.content(source, max_bytes=self.max_bytes).read(FLOW_PEEK_BYTES)

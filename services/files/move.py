@@ -183,15 +183,14 @@ def _copy(source: Entry, folder: Directory, name: str, number: int, read: ReadSt
         copy = _copy_regular if stat.S_ISREG(status.st_mode) else _copy_special
         target = copy(source, status, folder, name, number)
         folder.sync()
-    with _opened(source, read) as descriptor:
-        try:
-            with _at_rest(source, read, descriptor):
-                if read.sha256 is not None and descriptor is not None and _digest(descriptor) != read.sha256:
-                    raise FileGone(_ANOTHER)
-                source.unlink()
-        except FileGone:
-            target.unlink()
-            raise
+    try:
+        with _opened(source, read) as descriptor, _at_rest(source, read, descriptor):
+            if read.sha256 is not None and descriptor is not None and _digest(descriptor) != read.sha256:
+                raise FileGone(_ANOTHER)
+            source.unlink()
+    except (FileGone, OSError):
+        target.unlink()  # or each try would leave one more
+        raise
     return target
 
 

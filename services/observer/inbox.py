@@ -21,6 +21,11 @@ from services.observer.watch_supervisor import WatchSupervisor
 from settings import ObserverKind
 
 POLL_SECONDS = 1.0
+STOP_SECONDS = 5.0
+"""So long its end is waited for; a thread that hangs ends with the process."""
+LONGEST_WAIT_SECONDS = 60.0
+HANGS_SECONDS = 300.0
+"""A turn that takes longer than this hangs: a disk that does not answer, for one."""
 _STUMBLE_SECONDS = 1.0
 _BURST_SECONDS = 0.001
 # Waking the loader for each single file would cost more than finding it; and no folder keeps the others
@@ -83,6 +88,7 @@ class Inbox:
         self._scans = 0
         self._faults: dict[str, str] = {}
         self._faults_before: dict[str, str] = {}
+        self._turned_at = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
 
@@ -94,11 +100,11 @@ class Inbox:
         """Stop watching; what is handed out stays with the loader, all else in the folder."""
         self._stopping.set()
         self._hints.wake()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
 
     def is_alive(self) -> bool:
-        """Whether the inbox's thread is at work."""
-        return self._thread.is_alive()
+        """Whether the inbox's thread is at work, and no call of it hangs."""
+        return self._thread.is_alive() and time.monotonic() - self._turned_at < HANGS_SECONDS
 
     def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
@@ -168,7 +174,8 @@ class Inbox:
     def _turn(self) -> bool:
         """Follow what was noticed and do what is due; true when files came by events."""
         now = self._clock()
-        self._hints.wait(max(0.0, self._wakes_at() - now))
+        self._hints.wait(min(max(0.0, self._wakes_at() - now), LONGEST_WAIT_SECONDS))
+        self._turned_at = time.monotonic()
         now = self._clock()
         new_watch = self._watch.keep(now)
         noticed = self._hints.drain()

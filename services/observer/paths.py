@@ -6,9 +6,10 @@ import math
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from loguru import logger
@@ -59,7 +60,7 @@ class Paths:
         self._settle_seconds = settle_seconds
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._ready: deque[str] = deque()
+        self._ready: dict[Lane, deque[str]] = {}
         self._due: list[tuple[float, str]] = []
         self._changed = threading.Condition()
 
@@ -110,7 +111,7 @@ class Paths:
             known.found = FoundFile(Path(path), relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)
             if known.stand is not Stand.READY:
                 self._put(path, known, Stand.READY)
-                self._ready.append(path)
+                self._ready.setdefault(known.lane, deque()).append(path)
             return
         if reason != known.reason:
             logger.debug("{!r} waits: {}", relative, reason)
@@ -150,12 +151,14 @@ class Paths:
             return self._due[0][0] if self._due else math.inf
 
     def take(self, limit: int, timeout: float) -> list[FoundFile]:
-        """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
+        """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first.
+
+        Lanes take turns, so that the files of one are not behind all of another's.
+        """
         taken: list[FoundFile] = []
         with self._changed:
             self._changed.wait_for(lambda: self._ready, timeout)
-            while self._ready and len(taken) < limit:
-                path = self._ready.popleft()
+            for path in islice(self._next_ready(), limit):
                 known = self._known.get(path)
                 if known is not None and known.stand is Stand.READY and known.found is not None:
                     self._put(path, known, Stand.OUT)
@@ -167,6 +170,15 @@ class Paths:
             self.done(gone)
             taken = [found for found in taken if found.path not in gone]
         return taken
+
+    def _next_ready(self) -> Iterator[str]:
+        while self._ready:
+            lane, paths = next(iter(self._ready.items()))
+            path = paths.popleft()
+            del self._ready[lane]
+            if paths:
+                self._ready[lane] = paths  # behind the others
+            yield path
 
     def done(self, paths: Iterable[Path]) -> list[str]:
         """Forget `paths`; give back those of which an event came meanwhile: a new file may lie there."""

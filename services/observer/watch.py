@@ -24,8 +24,6 @@ from services.files.names import is_finished
 from services.observer.hints import Hints
 from services.observer.scan import is_descended
 
-CANARY = ".tidegate-canary"
-
 _FINISHED = InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_MOVED_TO
 _APPEARED = InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO
 _MASK = Mask(
@@ -59,6 +57,7 @@ class Watch:
         self._lock = threading.Lock()
         self._ids = itertools.count()
         self.canary_seen = threading.Event()
+        self._canary = ""
         self._inotify = InotifyFD()
         self._inotify.start()
 
@@ -66,6 +65,11 @@ class Watch:
         """Give up all watches and the thread."""
         self._inotify.stop()
         self._inotify.join()
+
+    def expect(self, canary: str) -> None:
+        """Tell by `canary_seen` when a file of this name is closed in the root."""
+        self._canary = canary
+        self.canary_seen.clear()
 
     def is_alive(self) -> bool:
         """Whether events are still being read."""
@@ -123,7 +127,7 @@ class Watch:
         elif mask & _FINISHED:
             if is_finished(name):
                 self._hints.file(f"{folder}/{name}")
-            elif name == CANARY:
+            elif name == self._canary and folder == self._root:
                 self.canary_seen.set()
                 self._hints.wake()
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from services.files import durable
+from services.files.directory import Folder
 from services.observer.hints import Hints
 from services.transport.backoff import WATCH
 from settings import ObserverKind
@@ -76,14 +78,14 @@ class WatchSupervisor:
             self._hints.wake()
 
     def _fly_canary(self, now: float) -> None:
-        from services.observer.watch import CANARY
-
         assert self._watch is not None
-        self._watch.canary_seen.clear()
-        canary = Path(self._root, CANARY)
+        name = durable.temporary_name()  # that nobody can have put something under
+        self._watch.expect(name)
         try:
-            os.close(os.open(canary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            canary.unlink(missing_ok=True)
+            with Folder(Path(self._root)).open() as root:
+                canary = root.entry(name)
+                os.close(durable.create(canary))
+                canary.unlink(missing_ok=True)
         except OSError as error:
             # A folder that we may only read, a full disk: that proves nothing about the watch.
             logger.debug("cannot test whether {!r} is watched: {}", self._root, error)

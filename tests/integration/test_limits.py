@@ -64,8 +64,10 @@ def test_a_few_bytes_that_unpack_into_nothing_but_bad_records_make_a_short_repor
     assert line["status"] == "rejected"
     assert "more than MAX_REJECTS (1000)" in line["error"]
     assert sorted(path.name for path in (site.rejected / STATUS).iterdir()) == ["x.json.gz", "x.json.gz.errors.json"]
-    assert told_of(site, "x.json.gz") == ([*range(1000)], [*range(1000)])
-    assert bytes_in(site.rejected) < 1 << 20
+    shown, in_ledger = told_of(site, "x.json.gz")
+    assert shown == in_ledger == [*range(len(shown))]
+    assert 100 < len(shown) <= 1000
+    assert bytes_in(site.rejected) < 256 << 10
     assert line["records"] < 10_000, "it is not read to its end"
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 from loguru import logger
 
 from services.files.lease import WriterState
-from services.observer import lanes, watch, watch_supervisor
+from services.observer import inbox as inbox_module, lanes, watch, watch_supervisor
 from services.observer.completeness import FileKind
 from services.observer.hints import Hints
 from services.observer.inbox import Inbox
@@ -673,6 +673,47 @@ def test_a_watch_that_dies_is_replaced(drop: Drop, monkeypatch: pytest.MonkeyPat
     assert died
     write(drop.root / "x")
     drop.expect(inbox, "x")
+
+
+def test_nobody_can_plant_what_the_canary_runs_into(drop: Drop) -> None:
+    """Opening a pipe would wait for ever, and following a link would make a file elsewhere."""
+    inbox = drop.open()
+    eventually(lambda: inbox.status().watching)
+    os.mkfifo(drop.root / ".tidegate-canary")
+    inbox.fly_canary()
+    write(drop.root / "x")
+    drop.expect(inbox, "x")
+    assert inbox.is_alive()
+    assert inbox.status().watch_restarts == 0
+
+
+def test_a_turn_that_hangs_is_no_life(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "HANGS_SECONDS", 0.3)
+    monkeypatch.setattr(inbox_module, "STOP_SECONDS", 0.1)
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def hang(*_: Any, **__: Any) -> None:
+        hangs.set()
+        go_on.wait(30)
+
+    inbox = drop.open()
+    eventually(lambda: inbox.status().watching)
+    monkeypatch.setattr(inbox, "_look", hang)
+    write(drop.root / "x")
+    assert hangs.wait(10)
+    eventually(lambda: not inbox.is_alive())
+    inbox.stop()
+    go_on.set()
+
+
+def test_lanes_take_turns(drop: Drop) -> None:
+    for number in range(20):
+        write(drop.root / "a" / f"{number:02}")
+    inbox = drop.open(folders=("a", "b"))
+    eventually(lambda: inbox.status().ready == 20)
+    write(drop.root / "b" / "late")
+    eventually(lambda: inbox.status().ready == 21)
+    assert [found.relative for found in inbox.take(3, 1)] == ["a/00", "b/late", "a/01"]
 
 
 def test_a_watch_that_notices_nothing_is_replaced(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ pip_install := $(bin)/python -m pip install -qq --disable-pip-version-check
 no_venv := $(shell test -x $(bin)/python || echo venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format reference bench lock audit pin-images clean system-deps venv
+.PHONY: help run demo test lint format reference bench bench-full bench-peers lock audit pin-images clean system-deps venv
 
 help: ## list these commands
 	@echo "Tidegate: drop a JSON file into input/, find its rows in PostgreSQL."
@@ -39,11 +39,14 @@ format: .venv/dev.stamp ## format the code and mend what ruff can mend
 reference: .venv/dev.stamp ## write .env.example and the README's flow table from the declarations
 	$(bin)/python -m commands.reference
 
-bench: .venv/dev.stamp ## run benchmarks/*.py, one after the other
-	@for file in benchmarks/[!_]*.py; do \
-		if [ ! -e "$$file" ]; then echo "There are no benchmarks here yet."; break; fi; \
-		echo "$$file"; $(bin)/python "$$file" $(ARGS) || exit 1; \
-	done
+bench: .venv/dev.stamp ## measure floor and product in turn, into docs/performance.md (ARGS="edi latency" narrows it)
+	$(bin)/python -m benchmarks --record $(ARGS)
+
+bench-full: .venv/dev.stamp ## measure what is large: up to an hour, and 10 GB of disk
+	$(bin)/python -m benchmarks --suite full --record $(ARGS)
+
+bench-peers: .venv/dev.stamp .venv/peers.stamp ## measure dlt and Pathway on the same files, in an environment of theirs
+	$(bin)/python -m benchmarks --suite peers --record $(ARGS)
 
 lock: .venv/tools.stamp ## write requirements.lock from requirements.txt (ARGS="--upgrade" takes newer packages below it)
 	.venv/tools/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
@@ -92,6 +95,12 @@ system-deps:
 	@echo "Installing requirements-tools.txt into .venv/tools ..."
 	@$(bin)/python -m venv --clear .venv/tools
 	@.venv/tools/bin/python -m pip install -qq --disable-pip-version-check -r requirements-tools.txt
+	@touch $@
+
+.venv/peers.stamp: requirements-peers.txt $(no_venv)
+	@echo "Installing requirements-peers.txt into .venv/peers ..."
+	@$(bin)/python -m venv --clear .venv/peers
+	@.venv/peers/bin/python -m pip install -qq --disable-pip-version-check -r requirements-peers.txt
 	@touch $@
 
 venv:

@@ -1,1 +1,1 @@
-"""Benchmarks: each file runs alone, on the embedded server or on DATABASE_URL's, and knows its bar."""
+"""Benchmarks: what is fast is fast beside a floor, measured in turn with it; `python -m benchmarks --help`."""

@@ -1,99 +1,81 @@
-"""10,000 files of five records each: through the handler, and through a daemon from drop to filed.
+"""10,000 files of five records: through the handler, and through a daemon from the first drop to the last filed."""
 
-python benchmarks/load_small.py [ROUNDS]
-"""
-
-import gc
-import json
-import statistics
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import psycopg
-
-from benchmarks import _common as common
-from benchmarks._common import Bench, Report, seconds
+from benchmarks import data, floors
+from benchmarks.bench import Bench, seconds, wait_until_empty
+from benchmarks.data import VEHICLES
+from benchmarks.harness import Benchmark, rate, ratio
 from file_processing.inbound import adhoc
 from file_processing.inbound.routing import RoutedFile
 
 FILES, RECORDS = 10_000, 5
-BAR = 2_000
 
 
-def staged(bench: Bench) -> list[Path]:
-    """The files, beside the input folder."""
-    folder = bench.folder / "staged"
+def write_files(folder: Path, files: int, *, records: int = RECORDS, first: int = 0) -> list[Path]:
+    """So many small files, each of other vehicles."""
     folder.mkdir(exist_ok=True)
-    rows = list(common.as_text(common.vehicles(FILES * RECORDS)))
-    for number in range(FILES):
-        common.write_file(folder / f"{number:05}.json", rows[number * RECORDS : (number + 1) * RECORDS])
-    return sorted(folder.iterdir())
+    rows = data.as_text(data.vehicles(files * records, first=first))
+    return [
+        data.write_file(folder / f"{first + number:07}.json", [next(rows) for _ in range(records)])
+        for number in range(files)
+    ]
 
 
 def dropped(bench: Bench) -> list[Path]:
-    """The same in the flow's input folder."""
-    folder = bench.site.settings.input_dir / common.FLOW
-    return [path.rename(folder / path.name) for path in staged(bench)]
+    """The files in the input folder, in a site that knows of none."""
+    bench.forget(VEHICLES)
+    return write_files(bench.inbox(VEHICLES), bench.size(FILES))
 
 
-def plain_loop(paths: list[Path], done: Path) -> None:
-    """Nothing but read, parse, rename."""
-    done.mkdir(exist_ok=True)
-    for path in paths:
-        json.loads(path.read_bytes())
-        path.rename(done / path.name)
+def read_parse_rename(bench: Bench) -> float:
+    return seconds(floors.read_parse_rename, dropped(bench), bench.new_folder())
 
 
-def by_pipeline(bench: Bench, paths: list[Path]) -> None:
+def handled(bench: Bench) -> float:
+    paths = dropped(bench)
     pipeline = bench.site.pipeline(bench.site.settings.input_dir.resolve())
-    files = [RoutedFile(file, common.FLOW) for file in adhoc.collect(paths)]
-    loaded = sum(1 for result in pipeline.handle(common.FLOW, files) if result.entry and not result.wait)
-    assert loaded == FILES
+
+    def handle() -> None:
+        files = [RoutedFile(file, VEHICLES) for file in adhoc.collect(paths)]
+        loaded = [result for result in pipeline.handle(VEHICLES, files) if result.entry and not result.wait]
+        assert len(loaded) == len(paths)
+
+    return seconds(handle)
 
 
-def by_daemon(bench: Bench, paths: list[Path]) -> None:
-    folder = bench.site.settings.input_dir / common.FLOW
-    for path in paths:
-        path.rename(folder / path.name)
-    with psycopg.connect(bench.url, autocommit=True) as connection:
-        while True:
-            found = connection.execute(
-                "select count(*) from tidegate.inbound_file where filed_at is not null"
-            ).fetchone()
-            assert found is not None
-            if found[0] == FILES:
-                return
-            time.sleep(0.02)
+def through_daemon(bench: Bench) -> float:
+    bench.forget(VEHICLES)
+    paths = write_files(bench.folder / "staged", bench.size(FILES))
+    inbox = bench.inbox(VEHICLES)
+
+    def drop() -> None:
+        for path in paths:
+            path.rename(inbox / path.name)
+        wait_until_empty(inbox)
+
+    with bench.daemon():
+        taken = seconds(drop)
+    loaded = "select count(*) from tidegate.inbound_file where status = 'loaded'"
+    assert bench.execute(loaded) == [(1 + len(paths),)]  # the first file that warms it
+    return taken
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    gc.set_threshold(100_000, 50, 100)
-    loops, pipelines, daemons = [], [], []
-    with common.bench() as bench:
-        for number in range(rounds):
-            paths = dropped(bench)
-            loops.append(seconds(plain_loop, paths, bench.folder / f"done{number}"))
-            bench.forget()
-            paths = dropped(bench)
-            pipelines.append(seconds(by_pipeline, bench, paths))
-            bench.forget()
-            paths = staged(bench)
-            with bench.daemon():
-                daemons.append(seconds(by_daemon, bench, paths))
-    report = Report()
-    report.times("read, json.loads and rename alone", loops)
-    report.times("pipeline", pipelines)
-    report.times("daemon, from the first drop to the last filed", daemons)
-    report.say("pipeline / loop", f"{statistics.median(pipelines) / statistics.median(loops):8.2f}")
-    report.bar("files/s, pipeline", FILES / statistics.median(pipelines), at_least=BAR)
-    # Without a bar: the daemon writes all of it out again meanwhile.
-    report.say("files/s, daemon", f"{FILES / statistics.median(daemons):8.2f}")
-    report.finish()
-
-
-if __name__ == "__main__":
-    main()
+_declared = partial(
+    Benchmark,
+    floor=read_parse_rename,
+    floor_is="read + json + rename loop",
+    count=FILES,
+    counted="files",
+    group="small",
+)
+BENCHMARKS = (
+    _declared(name="small", what="10,000 files of five, handler", product=handled, bars=(ratio(3.4), rate(7_000))),
+    _declared(
+        name="small-daemon",
+        what="10,000 files of five, daemon that writes out",
+        product=through_daemon,
+        bars=(ratio(4.8), rate(5_000)),
+    ),
+)

@@ -1,54 +1,65 @@
-"""The most memory that `ingest` takes for one file of 1 GB.
+"""The most memory that `ingest` takes for one file of 1 GB, all its processes together; not the server's."""
 
-python benchmarks/memory.py [MEGABYTES]
-"""
-
-import os
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import data
+from benchmarks.bench import Bench, succeed
+from benchmarks.data import VEHICLES
+from benchmarks.harness import Benchmark, Suite, median
 
-from benchmarks import _common as common
-from benchmarks._common import Report
-
-BAR = 300
-PART = 20_000
+BYTES = 1_000_000_000
+_PART = 20_000
+_LOOK_SECONDS = 0.05
 
 
-def write(path: Path, megabytes: int) -> int:
-    """An array of so many megabytes, each record another vehicle's; the number of its records."""
+def write(path: Path, size: int) -> int:
+    """An array of so many bytes, each record another vehicle's; the number of its records."""
     count = 0
     with path.open("w") as file:
-        file.write(f'{{"{common.FLOW}": [\n')
-        while file.tell() < megabytes * 1_000_000:
+        file.write(f'{{"{VEHICLES}": [\n')
+        while file.tell() < size:
             file.write(",\n" * bool(count))
-            file.write(",\n".join(common.as_text(common.vehicles(PART, first=count))))
-            count += PART
+            file.write(",\n".join(data.as_text(data.vehicles(_PART, first=count))))
+            count += _PART
         file.write("\n]}\n")
     return count
 
 
-def main() -> None:
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
-    report = Report()
-    with common.bench() as bench:
-        path = bench.folder / "large.json"
-        records = write(path, megabytes)
-        start = time.perf_counter()
-        process = bench.ingest(path)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        taken = time.perf_counter() - start
-        (loaded,) = bench.execute("select records, status from tidegate.inbound_file")
-        assert process.returncode == 0, loaded
-        assert loaded == (records, "loaded"), loaded
-    report.say("file", f"{megabytes} MB, {records} records")
-    report.say("time", f"{taken:8.1f} s, {records / taken:.0f} records/s, {megabytes / taken:.1f} MB/s")
-    report.bar("resident at most, MB", usage.ru_maxrss * 1024 / 1e6, at_most=BAR)
-    report.finish()
+def proportional_bytes(pid: int) -> int:
+    """What a process and those below it take; a page that several share is shared out among them."""
+    own = Path("/proc", str(pid))
+    try:
+        lines = (own / "smaps_rollup").read_text().splitlines()
+        below = [child for task in (own / "task").iterdir() for child in (task / "children").read_text().split()]
+    except OSError:  # it has ended
+        return 0
+    pss = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    return pss + sum(proportional_bytes(int(child)) for child in below)
 
 
-if __name__ == "__main__":
-    main()
+def megabytes(bench: Bench) -> float:
+    path = bench.folder / "large.json"
+    records = write(path, bench.size(BYTES))
+    process = bench.main("ingest", "--flow", VEHICLES, path)
+    most = 0
+    while process.poll() is None:
+        most = max(most, proportional_bytes(process.pid))
+        time.sleep(_LOOK_SECONDS)
+    succeed(process)
+    assert most, "/proc tells of no memory"
+    assert bench.execute("select records, status from tidegate.inbound_file") == [(records, "loaded")]
+    return most / 1e6
+
+
+BENCHMARKS = (
+    Benchmark(
+        name="memory",
+        what="memory, 1 GB array, all processes",
+        product=megabytes,
+        bars=(median(300),),
+        unit="MB",
+        turns=1,
+        suite=Suite.FULL,
+    ),
+)

@@ -2,29 +2,22 @@
 
 The source also waits until files are at rest, makes them durable, and moves each to the archive over there; the time
 at rest, during which nothing is done, is not counted.
-
-python benchmarks/sftp.py [FILES]
 """
 
 import asyncio
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks import _common as common
-from benchmarks._common import Bench, Report
+from benchmarks.bench import Bench
+from benchmarks.harness import Benchmark, Suite, ratio
 from commands.site import Site
 from models.connector import SftpSource
 from services.sources.sftp import SftpFetcher
 from tests.support.openssh import HOST, OpenSsh, sshd
 
-BAR_TIMES = 1.5
-ROUNDS = 3
+FILES = 1000
 SETTLE_SECONDS = 0.05
 FILE = b'{"partner": "p2", "order_number": "%06d", "padding": "' + b"x" * 1000 + b'"}'
 
@@ -62,26 +55,40 @@ def by_tidegate(bench: Bench, server: OpenSsh) -> float:
     return time.perf_counter() - start - SETTLE_SECONDS
 
 
-def main() -> None:
-    files = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    report = Report()
-    ours, theirs = [], []
-    with common.bench() as bench, tempfile.TemporaryDirectory() as folder, sshd(Path(folder)) as server:
-        inbox = bench.site.settings.input_dir / "orders"
-        for _ in range(ROUNDS):
-            with tempfile.TemporaryDirectory() as target:
-                fill(server, files)
-                theirs.append(by_sftp(server, Path(target)))
-                assert len(list(Path(target).glob("*.json"))) == files
-            ours.append(by_tidegate(bench, server))
-            assert len(list(inbox.glob("*.json"))) == len(server.names("archive")) == files
-            for path in inbox.iterdir():
-                path.unlink()
-    report.times("sftp -b", theirs, "s")
-    report.times("the source", ours, "s")
-    report.bar("times sftp -b", statistics.median(ours) / statistics.median(theirs), at_most=BAR_TIMES)
-    report.finish()
+def plain(bench: Bench) -> float:
+    files = bench.size(FILES)
+    with tempfile.TemporaryDirectory() as folder, sshd(Path(folder)) as server:
+        target = Path(folder, "fetched")
+        target.mkdir()
+        fill(server, files)
+        taken = by_sftp(server, target)
+        assert len(list(target.glob("*.json"))) == files
+        return taken
 
 
-if __name__ == "__main__":
-    main()
+def fetched(bench: Bench) -> float:
+    files = bench.size(FILES)
+    inbox = bench.inbox("orders")
+    with tempfile.TemporaryDirectory() as folder, sshd(Path(folder)) as server:
+        fill(server, files)
+        taken = by_tidegate(bench, server)
+        assert len(list(inbox.glob("*.json"))) == len(server.names("archive")) == files
+    for path in inbox.iterdir():
+        path.unlink()
+    return taken
+
+
+BENCHMARKS = (
+    Benchmark(
+        name="sftp",
+        what="1,000 small files fetched by SFTP",
+        product=fetched,
+        floor=plain,
+        floor_is="`sftp -b`",
+        bars=(ratio(1.5),),
+        count=FILES,
+        counted="files",
+        turns=3,
+        suite=Suite.FULL,
+    ),
+)

@@ -78,7 +78,10 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _check(each: Path, what: str, named: Path, *, sticky_is_safe: bool = True) -> None:
-    status = each.stat()
+    try:
+        status = each.stat()
+    except FileNotFoundError:
+        return  # since it was listed; what is not there is not believed
     mode, uid = stat.S_IMODE(status.st_mode), os.geteuid()
     told = f"{what} {named} is not trusted: {each}" if each != named else f"{what} {named} is not trusted: it"
     if status.st_uid not in (0, uid):

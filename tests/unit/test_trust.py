@@ -126,6 +126,22 @@ def test_a_folder_that_is_linked_to_is_looked_at_too(tmp_path: Path) -> None:
         trust.checked_tree(tmp_path / "tree", "FLOWS_DIR")
 
 
+def test_what_is_gone_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree").mkdir()
+    for name in ("a.py", "b.py"):
+        (tmp_path / "tree" / name).touch(mode=0o644)
+    (tmp_path / "tree" / "a.py").chmod(0o644)
+
+    def walk(folder: Path) -> list[tuple[str, list[str], list[str]]]:
+        return [(str(folder), ["__pycache__"], ["a.py", "a.py.1234"])]  # as it was a moment ago
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert trust.checked_tree(tmp_path / "tree", "FLOWS_DIR") == (tmp_path / "tree").resolve()
+    (tmp_path / "tree" / "a.py").chmod(0o666)
+    with pytest.raises(StopDaemon, match=r"a\.py \(mode 0666\)"):
+        trust.checked_tree(tmp_path / "tree", "FLOWS_DIR")
+
+
 def test_a_private_folder_is_made_so(tmp_path: Path) -> None:
     trust.make_private(tmp_path / "new", "DATA_DIR")
     open_one = tmp_path / "open"

@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +15,12 @@ from commands.site import Site, configured, make_folders, node
 from file_processing.daemon import Daemon
 from models.errors import RetryLater
 from services.db import engine as databases
+from services.db.engine import Database
 from services.observer.inbox import Inbox
 from services.runtime import descriptors, status_file, systemd
 from services.runtime.supervisor import Supervisor
 from services.transport.backoff import INBOUND
+from settings import Settings
 
 SAMPLES = Path(__file__).parent.parent / "sample_files"
 
@@ -38,7 +42,7 @@ def run() -> None:
     make_folders(settings, flows)
     with (
         status_file.publish(settings.data_dir, node=node(), input_dir=settings.input_dir.resolve()) as publisher,
-        databases.open_database(settings) as database,
+        opened(settings, stopping) as database,
     ):
         site = Site(settings, flows, database)
         systemd.notify("READY=1", "STATUS=starting")
@@ -63,6 +67,15 @@ def run() -> None:
             stopping=stopping,
         ).run()
     logger.info("stopped")
+
+
+@contextmanager
+def opened(settings: Settings, stopping: threading.Event) -> Iterator[Database]:
+    """The database; systemd waits while the embedded server starts, be it for minutes."""
+    with ExitStack() as stack:
+        with systemd.extended_start(stopping):
+            database = stack.enter_context(databases.open_database(settings))
+        yield database
 
 
 def prepare_patiently(site: Site, publisher: status_file.Publisher, stopping: threading.Event) -> None:

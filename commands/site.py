@@ -218,18 +218,20 @@ def make_folders(settings: Settings, flows: Flows) -> None:
 
 
 def check_apart(settings: Settings) -> None:
-    """No folder may lie within another one: what is put into one would be found in the other.
+    """No folder may lie within another one: what is put into one would be found in the other, or be out of reach.
 
     Raises StopDaemon.
     """
     folders = {name: folder.resolve() for name, folder in settings.folders.items()}
-    inside = folders | {"DATA_DIR": settings.data_dir.resolve(), "LOG_FILE": settings.log_file.resolve()}
-    for name, folder in inside.items():
-        for outer, around in folders.items():
+    data = {"DATA_DIR": settings.data_dir.resolve()}
+    for name, folder in (data | folders | {"LOG_FILE": settings.log_file.resolve()}).items():
+        around_it = folders | data if name in folders else folders  # the log may lie in DATA_DIR
+        for outer, around in around_it.items():
             if name != outer and folder.is_relative_to(around):
                 raise StopDaemon(
                     f"{name} {folder} lies within {outer} {around}" if folder != around else f"{name} is {outer}",
-                    hint=f"set {name} to a place of its own",
+                    hint=f"set {name} to a place of its own"
+                    + (": nobody but Tidegate's user gets into DATA_DIR" if outer in data else ""),
                 )
 
 

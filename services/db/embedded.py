@@ -281,7 +281,9 @@ def serve(data_dir: Path, *, durable: bool = True) -> Iterator[Server]:
 
     durable: without it a crash of the machine may lose everything: for tests only.
     """
-    server = Server(data_dir.resolve() / "postgres", _CONFIG if durable else _CONFIG | _NOT_DURABLE)
+    server = Server(
+        trust.make_private(data_dir, "DATA_DIR") / "postgres", _CONFIG if durable else _CONFIG | _NOT_DURABLE
+    )
     with server._lock_file("users") as users:
         with server._locked():
             _lock(users, fcntl.LOCK_SH)

@@ -90,10 +90,28 @@ class ServerUser:
             return file.read(_READ_BYTES).decode(errors="replace")
 
     def let_enter(self, folder: Path) -> None:
-        """Let this user, and no other, pass through a folder of root's that is closed."""
-        if self.gid is not None:
-            os.chown(folder, -1, self.gid)
-            _chmod(folder, folder.stat().st_mode | stat.S_IXGRP)
+        """Let this user, and no other, pass through a folder of root's that is closed.
+
+        Raises StopDaemon where another group passes already: it would be shut out.
+        """
+        if self.gid is None:
+            return
+        try:
+            with trust.opened(folder) as descriptor:
+                status = os.fstat(descriptor)
+                mode = stat.S_IMODE(status.st_mode)
+                if mode & stat.S_IXOTH or (status.st_gid == self.gid and mode & stat.S_IXGRP):
+                    return
+                if mode & stat.S_IRWXG and status.st_gid != self.gid:
+                    raise StopDaemon(
+                        f"DATA_DIR {folder} (mode {mode:04o}) is open to its group {status.st_gid}",
+                        hint=f"set DATA_DIR to a folder of its own, or: chmod g= '{folder}'",
+                    )
+                os.fchown(descriptor, -1, self.gid)
+                os.fchmod(descriptor, mode | stat.S_IXGRP)
+        except OSError as error:
+            raise StopDaemon(f"{folder} is closed to the embedded server: {error.strerror}", hint=_HINT) from error
+        logger.info("let the user {} into {}, and not read it: the embedded PostgreSQL runs as it", self.name, folder)
 
     def let_reach(self, path: Path) -> None:
         """Let this user pass through the folders above `path`: only those closed to it, and only pass."""

@@ -1,9 +1,11 @@
 """Where log lines go: the console and a rotating file, as text or JSON, one line for each message."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +26,8 @@ ROTATE_BYTES = 10 << 20
 KEEP_FILES = 10
 """`app.log`, and so many older ones: `app.log.1` is the youngest of them."""
 
+_NOT_REGULAR = "it is no regular file"
+
 
 def configure(settings: Settings, *, console: bool = True) -> None:
     """Send the log to LOG_FILE and, for the daemon, to standard error.
@@ -36,7 +40,8 @@ def configure(settings: Settings, *, console: bool = True) -> None:
         sink = _Sink(settings.log_file, sys.stderr if console else None, as_json if settings.log_json else as_text)
     except OSError as error:
         raise StopDaemon(
-            f"LOG_FILE {settings.log_file} cannot be written: {error.strerror}", hint="set LOG_FILE"
+            f"LOG_FILE {settings.log_file} cannot be written: {error.strerror}",
+            hint="set LOG_FILE to a file itself, which may be missing yet",
         ) from error
     logger.add(
         sink,
@@ -55,7 +60,8 @@ class _Sink:
         self._path = path
         self._console = console
         self._line = line
-        self._open()
+        self._file = self._open()
+        self._complaint = ""
 
     def write(self, message: "Message") -> None:
         line = self._line(message.record)
@@ -63,28 +69,52 @@ class _Sink:
             self._console.write(line)
             self._console.flush()
         data = line.encode("utf-8", "backslashreplace")
-        self._make_room(len(data))
+        try:
+            self._make_room(len(data))
+        except OSError as error:
+            self._complain(error)
+        else:
+            self._complaint = ""
         os.write(self._file, data)  # whole lines, whoever else appends
 
     def stop(self) -> None:
         """Called by loguru in the end."""
         os.close(self._file)
 
-    def _open(self) -> None:
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._inode = os.fstat(self._file).st_ino
+    def _open(self) -> int:
+        """Whoever may write to the folder must not have us write elsewhere, nor wait for a reader."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            file = os.open(self._path, flags, 0o640)
+        except OSError as error:
+            if self._path.is_symlink():
+                raise OSError(errno.ELOOP, "it is a link, which is not followed") from error
+            if error.errno == errno.ENXIO:  # a pipe that nobody reads
+                raise OSError(errno.ENXIO, _NOT_REGULAR) from error
+            raise
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise OSError(errno.EINVAL, _NOT_REGULAR)
+        return file
 
     def _make_room(self, size: int) -> None:
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            status = None
-        if status is not None and status.st_ino == self._inode:
-            if not 0 < status.st_size > ROTATE_BYTES - size:
-                return
-            self._rotate()
+        ours = os.fstat(self._file)
+        with contextlib.suppress(FileNotFoundError):
+            status = self._path.lstat()
+            if (status.st_ino, status.st_dev) == (ours.st_ino, ours.st_dev):
+                if not 0 < status.st_size > ROTATE_BYTES - size:
+                    return
+                self._rotate()
+        opened = self._open()
         os.close(self._file)
-        self._open()
+        self._file = opened
+
+    def _complain(self, error: OSError) -> None:
+        """Once; the lines go on into the file that is open, wherever it lies by now."""
+        complaint = f"LOG_FILE {self._path} cannot be opened anew: {error.strerror}; lines go on where they went"
+        if complaint != self._complaint and sys.stderr is not None:
+            sys.stderr.write(f"{printable(complaint)}\n")
+        self._complaint = complaint
 
     def _rotate(self) -> None:
         older = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, KEEP_FILES + 1))]

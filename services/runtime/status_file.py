@@ -118,8 +118,7 @@ class Publisher:
     """
 
     def __init__(self, data_dir: Path, *, node: str, input_dir: Path) -> None:
-        run = data_dir / "run"
-        trust.make_private(data_dir, "DATA_DIR")
+        run = trust.make_private(data_dir, "DATA_DIR") / "run"
         run.mkdir(mode=0o700, exist_ok=True)
         now = datetime.now(UTC)
         self._state = DaemonState(os.getpid(), node, now, now, Phase.STARTING, input_dir)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from loguru import logger
 
+_EXTEND_SECONDS = 30
+_EXTEND_EVERY_SECONDS = 10.0
+
 
 def notify(*lines: str) -> bool:
     """Tell systemd, as in `notify("READY=1", "STATUS=watching")`; false when nobody asked to be told."""
@@ -40,19 +43,39 @@ def watchdog_interval_seconds() -> float | None:
 
 
 @contextmanager
+def extended_start(stopping: threading.Event) -> Iterator[None]:
+    """Ask for more time, before READY=1, while this block takes its: a recovery after a crash is no hanging start.
+
+    stopping: once it is set no more is asked for, as it would be time to stop.
+    """
+    seconds = min(_EXTEND_EVERY_SECONDS, watchdog_interval_seconds() or _EXTEND_EVERY_SECONDS)
+    with _repeated(f"EXTEND_TIMEOUT_USEC={_EXTEND_SECONDS * 1_000_000}", seconds, stopping):
+        yield
+
+
+@contextmanager
 def kept_alive() -> Iterator[None]:
     """Ping while this block takes its time in one call: a migration of a large table is no hanging daemon."""
     seconds = watchdog_interval_seconds()
     if seconds is None:
         yield
         return
+    with _repeated("WATCHDOG=1", seconds):
+        yield
+
+
+@contextmanager
+def _repeated(line: str, seconds: float, stopping: threading.Event | None = None) -> Iterator[None]:
+    """Tell systemd this at once and again every so many seconds."""
     done = threading.Event()
 
-    def ping() -> None:
-        while not done.wait(seconds):
-            notify("WATCHDOG=1")
+    def tell() -> None:
+        while not (stopping and stopping.is_set()):
+            notify(line)
+            if done.wait(seconds):
+                return
 
-    thread = threading.Thread(target=ping, name="watchdog", daemon=True)
+    thread = threading.Thread(target=tell, name="systemd", daemon=True)
     thread.start()
     try:
         yield

@@ -16,6 +16,8 @@ from tests.support.waiting import eventually
         ("ARCHIVE_DIR", "rejected", "is REJECTED_DIR"),
         ("DATA_DIR", "input/data", "lies within INPUT_DIR"),
         ("LOG_FILE", "input/app.log", "lies within INPUT_DIR"),
+        ("INPUT_DIR", ".data/input", "lies within DATA_DIR"),
+        ("DATA_DIR", "input", "is INPUT_DIR"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check"])

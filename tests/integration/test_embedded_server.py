@@ -386,6 +386,28 @@ def test_what_the_program_keeps_is_closed_to_others(data_dir: Path, pristine: Pa
         assert modes(data_dir / "postgres.lock", data_dir / "postgres.users") == [0o600, 0o600]
 
 
+def test_a_link_in_its_place_is_not_followed(open_folder: Path) -> None:
+    victim = open_folder / "victim"
+    victim.mkdir()
+    victim.chmod(0o755)
+    (open_folder / ".data").symlink_to(victim)
+    with pytest.raises(StopDaemon, match=r"DATA_DIR .*\.data is a link"), embedded.serve(open_folder / ".data"):
+        pass
+    assert modes(victim) == [0o755]
+    assert [*victim.iterdir()] == []
+
+
+@needs_root
+def test_a_folder_that_another_group_passes_is_not_taken_from_it(data_dir: Path) -> None:
+    data_dir.mkdir()
+    data_dir.chmod(0o710)
+    os.chown(data_dir, -1, STRANGER.pw_gid)
+    with pytest.raises(StopDaemon, match=r"DATA_DIR .* \(mode 0710\) is open to its group"), embedded.serve(data_dir):
+        pass
+    assert data_dir.stat().st_gid == STRANGER.pw_gid
+    data_dir.chmod(0o700)
+
+
 def test_a_lock_that_is_never_given_back_ends_in_a_sentence(created: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "_LOCK_SECONDS", 0.1)
     with server(created)._locked():

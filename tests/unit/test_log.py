@@ -1,6 +1,7 @@
 """The log: one line a message, the same whatever it says and wherever it is written."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from unittest import mock
 import pytest
 from loguru import logger
 
+from models.errors import StopDaemon
 from services import text
 from services.runtime import log
 from settings import LogLevel, Settings
@@ -135,3 +137,59 @@ def test_a_file_that_another_program_moved_away_is_made_anew(logging: Settings) 
     logger.info("second")
     assert logging.log_file.read_text().count("\n") == 1
     assert "second" in logging.log_file.read_text()
+
+
+def test_a_link_in_its_place_is_refused_with_a_sentence(logging: Settings, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.touch()
+    logging.log_file.symlink_to(victim)
+    with pytest.raises(StopDaemon, match=r"LOG_FILE .*app\.log cannot be written: it is a link") as said:
+        log.configure(logging, console=False)
+    assert "set LOG_FILE" in said.value.hint
+    logger.error("not there")
+    assert victim.read_text() == ""
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(logging: Settings) -> None:
+    os.mkfifo(logging.log_file)
+    with pytest.raises(StopDaemon, match=r"cannot be written: it is no regular file"):
+        log.configure(logging, console=False)
+    reader = os.open(logging.log_file, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(StopDaemon, match=r"cannot be written: it is no regular file"):
+            log.configure(logging, console=False)
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["moved away", "at rotation"])
+def test_a_link_that_comes_later_is_not_followed_and_no_line_is_lost(
+    logging: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim, kept = tmp_path / "victim", logging.log_file.with_name("app.log.1")
+    victim.touch()
+    log.configure(logging, console=False)
+    logger.info("first")
+
+    rotate = log._Sink._rotate
+
+    def rotate_and_plant(sink: log._Sink) -> None:
+        rotate(sink)
+        logging.log_file.symlink_to(victim)  # in the moment between
+
+    if full:
+        monkeypatch.setattr(log, "ROTATE_BYTES", 10)
+        monkeypatch.setattr(log._Sink, "_rotate", rotate_and_plant)
+    else:
+        logging.log_file.rename(kept)
+        logging.log_file.symlink_to(victim)
+    logger.info("second")
+    logger.info("third")
+    assert victim.read_text() == ""
+    assert [line.split(" | ")[2] for line in kept.read_text().splitlines()] == ["first", "second", "third"]
+    said = capsys.readouterr().err
+    assert said.count("it is a link") == 1
+    logging.log_file.unlink()
+    monkeypatch.undo()
+    logger.info("fourth")
+    assert "fourth" in logging.log_file.read_text()

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from services.runtime.systemd import kept_alive, notify, watchdog_interval_seconds
+from services.runtime import systemd
+from services.runtime.systemd import extended_start, kept_alive, notify, watchdog_interval_seconds
 
 
 @pytest.fixture
@@ -85,3 +87,25 @@ def test_pings_go_on_as_long_as_one_call_takes(
             server.recv(4096)
     notify("STATUS=watching")
     assert server.recv(4096) == b"STATUS=watching"
+
+
+def test_a_start_is_extended_until_it_is_to_stop(
+    server: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.bind("notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    monkeypatch.setattr(systemd, "_EXTEND_EVERY_SECONDS", 0.01)
+    stopping = threading.Event()
+    with extended_start(stopping):
+        assert [server.recv(4096) for _ in range(3)] == [b"EXTEND_TIMEOUT_USEC=30000000"] * 3
+        stopping.set()  # else the time to stop would be extended
+        for thread in threading.enumerate():
+            if thread.name == "systemd":
+                thread.join(5)
+        server.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                server.recv(4096)
+        assert not any(thread.name == "systemd" for thread in threading.enumerate())

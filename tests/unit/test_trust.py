@@ -2,9 +2,11 @@
 
 import os
 import pwd
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
 from models.errors import StopDaemon
 from services import trust
@@ -126,17 +128,92 @@ def test_a_folder_that_is_linked_to_is_looked_at_too(tmp_path: Path) -> None:
         trust.checked_tree(tmp_path / "tree", "FLOWS_DIR")
 
 
-def test_a_private_folder_is_made_so(tmp_path: Path) -> None:
-    trust.make_private(tmp_path / "new", "DATA_DIR")
+def test_what_is_gone_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree").mkdir()
+    for name in ("a.py", "b.py"):
+        (tmp_path / "tree" / name).touch(mode=0o644)
+    (tmp_path / "tree" / "a.py").chmod(0o644)
+
+    def walk(folder: Path) -> list[tuple[str, list[str], list[str]]]:
+        return [(str(folder), ["__pycache__"], ["a.py", "a.py.1234"])]  # as it was a moment ago
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert trust.checked_tree(tmp_path / "tree", "FLOWS_DIR") == (tmp_path / "tree").resolve()
+    (tmp_path / "tree" / "a.py").chmod(0o666)
+    with pytest.raises(StopDaemon, match=r"a\.py \(mode 0666\)"):
+        trust.checked_tree(tmp_path / "tree", "FLOWS_DIR")
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{level} {message}")
+    yield lines
+    logger.remove(sink)
+
+
+def test_a_private_folder_is_made_so_and_it_is_logged(tmp_path: Path, logged: list[str]) -> None:
+    assert trust.make_private(tmp_path / "above" / "new", "DATA_DIR") == (tmp_path / "above" / "new").resolve()
+    assert logged == []
     open_one = tmp_path / "open"
-    open_one.mkdir()
+    for name in ("postgres", "run", "demo", "lost+found"):
+        (open_one / name).mkdir(parents=True)
+    for name in ("postgres.lock", "postgres.users", "api-token", "app.log", "app.log.1"):
+        (open_one / name).touch()
     open_one.chmod(0o775)
     trust.make_private(open_one, "DATA_DIR")
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "open")] == [0o700, 0o700]
+    trust.make_private(open_one, "DATA_DIR")
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("above/new", "open")] == [0o700, 0o700]
+    assert logged == [f"WARNING closed DATA_DIR {open_one} to other users: its mode was 0775\n"]
+
+
+def test_a_folder_that_others_use_is_not_closed_to_them(tmp_path: Path) -> None:
+    for name in ("page.html", "run", *(f"page{number}.html" for number in range(9))):
+        (tmp_path / name).touch()
+    tmp_path.chmod(0o755)
+    with pytest.raises(
+        StopDaemon, match=r"DATA_DIR .* \(mode 0755\) is open to other users, and .* page\.html"
+    ) as said:
+        trust.make_private(tmp_path, "DATA_DIR")
+    assert "page5" not in said.value.reason
+    assert f"a folder of its own, or, if nobody else needs what is there: chmod 700 '{tmp_path}'" in said.value.hint
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    tmp_path.chmod(0o700)
+    trust.make_private(tmp_path, "DATA_DIR")
+
+
+def test_a_private_folder_is_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    victim.chmod(0o755)
+    (tmp_path / ".data").symlink_to(victim)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    for name in (".data", "dangling"):
+        with pytest.raises(StopDaemon, match=rf"DATA_DIR .*{name} is a link"):
+            trust.make_private(tmp_path / name, "DATA_DIR")
+    assert victim.stat().st_mode & 0o777 == 0o755
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("way", ["", "link/"])
+def test_a_private_folder_lies_where_only_we_can_put_another_in_its_place(tmp_path: Path, way: str) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    (above / "link").symlink_to(tmp_path)
+    above.chmod(0o777)
+    with pytest.raises(StopDaemon, match=r"DATA_DIR .*above \(mode 0777\) can be changed by others"):
+        trust.make_private(above / way / "new" / "data", "DATA_DIR")
+    assert [*above.glob("*")] == [above / "link"]
+    assert not (tmp_path / "new").exists()
+    if not way:
+        above.chmod(0o1777)
+        assert trust.make_private(above / "data", "DATA_DIR").stat().st_mode & 0o777 == 0o700
 
 
 @needs_root
 def test_another_user_s_folder_is_not_taken_for_ours(tmp_path: Path) -> None:
     os.chown(tmp_path, STRANGER.pw_uid, -1)
-    with pytest.raises(StopDaemon, match=r"DATA_DIR .* it belongs to daemon"):
-        trust.make_private(tmp_path, "DATA_DIR")
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(StopDaemon, match=r"DATA_DIR .* belongs to daemon"):
+            trust.make_private(folder, "DATA_DIR")
+    assert [*tmp_path.iterdir()] == []

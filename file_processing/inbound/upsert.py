@@ -19,7 +19,7 @@ from models.errors import RejectFile
 from models.flow import CHILDREN_DIGEST, Flow
 from services.db import sqlstate
 from services.db.identifiers import equal, name, names
-from services.db.triggers import LOADING
+from services.db.triggers import loading
 
 
 class StagedRow(NamedTuple):
@@ -193,6 +193,7 @@ class Upsert:
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
         self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
+        self._loading = loading(flow)
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(
             **parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s", self._stage.narrow)
@@ -210,7 +211,7 @@ class Upsert:
         if not rows:
             return counts, rejected
         types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
-        connection.execute(LOADING)
+        connection.execute(self._loading)
         waiting = self._rounds(rows)[::-1]
         while waiting:
             part = waiting.pop()

@@ -13,10 +13,10 @@ from services.db.identifiers import equal, names
 CHANNEL = "tidegate_outbound"
 """NOTIFY's channel; the payload is the flow's name."""
 
-LOADING = "set local tidegate.loading = 'on'"
-"""A loader says so for its transaction: what it changes it marks itself, and what came before was its source's word."""
+# What a loader's own statements change it marks itself, and what was there before was its source's word. Whatever
+# else changes meanwhile, another application's triggers change: their statements are never the outermost.
+_BY_HAND = "(pg_trigger_depth() > 0 or current_setting('tidegate.loading', true) is distinct from {table_name})"
 
-_BY_HAND = sql.SQL("current_setting('tidegate.loading', true) is distinct from 'on'")
 
 # Each has a path of its own: whoever may create objects elsewhere has no say in it.
 # `as_said` writes values in one way, whatever a session is set to, so that two of them can be compared.
@@ -142,6 +142,11 @@ def ensure(connection: Connection, flow: Flow) -> bool:
     return True
 
 
+def loading(flow: Flow) -> sql.Composed:
+    """The statement by which a loader says whose rows it loads, for its transaction or until it says another's."""
+    return sql.SQL("set local tidegate.loading = {}").format(sql.Literal(flow.sql_table.name))
+
+
 def drop(connection: Connection) -> None:
     """Remove the triggers from all tables: a column that one names can be neither changed nor dropped."""
     found = connection.execute(
@@ -170,7 +175,7 @@ def _statements(flow: Flow, schema: str) -> sql.Composed:
         "flow": sql.Literal(flow.name),
         "key": names(flow.key),
         "same_key": equal(flow.key, "t", "c"),
-        "by_hand": _BY_HAND,
+        "by_hand": sql.SQL(_BY_HAND).format(table_name=sql.Literal(table.name)),
     }
     children = [
         sql.SQL(_CHILD_TRIGGERS).format(

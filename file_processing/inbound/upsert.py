@@ -99,8 +99,11 @@ _NOT_SAID_AGAIN = """
 
 _OR_SAID_AGAIN = " or t.source_said is not null and {said_again}"
 
-# A record without children says the same as one that has those of before.
-_SAID_AGAIN = "t.source_said - {unsaid} = (select tidegate.as_said(said) - {unsaid} from (select {values}) said)"
+# A record without children says the same as one that has those of before. A column that the table got since is not
+# among what its source said; there the row has what it got with the column. One that is no longer there says nothing.
+_SAID_AGAIN = """(
+    select before.said || (tidegate.as_said(again) - {unsaid}) = before.said
+    from (select tidegate.as_said(t) || t.source_said as said offset 0) before, (select {values}) again)"""
 
 _UNCHANGED = """
 select s.source_file_id, count(*)

@@ -20,6 +20,7 @@ _BY_HAND = "(pg_trigger_depth() > 0 or current_setting('tidegate.loading', true)
 
 # Each has a path of its own: whoever may create objects elsewhere has no say in it.
 # `as_said` writes values in one way, whatever a session is set to, so that two of them can be compared.
+# What is remembered of a row that was changed before its table got a column is completed: that one is as it came.
 _FUNCTIONS = """
 create or replace function tidegate.as_said(said record) returns jsonb language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -37,9 +38,10 @@ begin
     new.changed_at := greatest(clock_timestamp(), old.changed_at + interval '1 microsecond');
     new.is_synced := false;
     new.outbound_error := null;
-    if tg_nargs > 0 and old.source_said is null and old.source_file_id is not null then
+    if tg_nargs > 0 and old.source_file_id is not null and (old.source_said ?& tg_argv) is not true then
         said := tidegate.as_said(old);
-        select jsonb_object_agg(name, said -> name) into new.source_said from unnest(tg_argv) name;
+        select jsonb_object_agg(name, said -> name) || coalesce(old.source_said, '{}') into new.source_said
+        from unnest(tg_argv) name;
     end if;
     return new;
 end $$;
@@ -86,8 +88,8 @@ alter table {child} enable always trigger {trigger};
 """
 
 _REMEMBER = """,
-        source_said = case when t.source_said is not null or t.source_file_id is null then t.source_said else (
-            select jsonb_object_agg(name, said.it -> name)
+        source_said = case when t.source_file_id is null then t.source_said else (
+            select jsonb_object_agg(name, said.it -> name) || coalesce(t.source_said, '{{}}')
             from (select tidegate.as_said(t) as it) said, unnest(array[{said}]) name) end"""
 
 # A line that an UPDATE left as it was is no change, and one that moved changes both parents.

@@ -1,9 +1,14 @@
 """Rows that somebody changes by hand: they go out, and what their source sends again does not undo it."""
 
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.db import engine as databases, schema
+from tests.support.flow_files import flow_files
 from tests.support.sites import Site
 from tests.support.waiting import eventually
 
@@ -18,6 +23,30 @@ ORDER: dict[str, Any] = {
     "lines": [{"line_number": 1, "sku": "BRG-6204", "quantity": 10, "unit": "PCE", "unit_price": 9.99}],
 }
 
+METERS = """
+from datetime import datetime
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.flow import Flow
+from models.tables import LoadedRow
+
+
+class MeterRow(LoadedRow):
+    __tablename__ = "meters"
+
+    meter: Mapped[str] = mapped_column(primary_key=True)
+    read_at: Mapped[datetime]
+    value: Mapped[int]
+    {}
+
+
+def to_rows(record: dict[str, object]) -> list[dict[str, object]]:
+    return [record | {{"read_at": datetime.fromisoformat(str(record["read_at"]))}}]
+
+
+FLOW = Flow(record=dict, table=MeterRow, newest_by="read_at", to_rows=to_rows)
+"""
 CUSTOMER = {"id": "0b8a4f6e-3c1d-11ee-be56-0242ac120002", "name": "C", "email": "c@example.com", "created_at": T1}
 
 
@@ -142,6 +171,39 @@ def test_what_a_trigger_changes_in_the_lines_of_another_order_is_by_hand(site: S
     first, second = site.query("select * from orders order by order_number")
     assert (first["is_synced"], first["source_said"] is None) == (False, False)
     assert second["source_said"] is None
+
+
+@pytest.mark.parametrize(
+    ("added", "anew"),
+    [({"unit": None, "rank": 7}, False), ({"unit": "kWh", "rank": 7}, True)],
+    ids=["nothing of them", "something"],
+)
+def test_new_columns_do_not_undo_what_was_changed_by_hand_before(
+    site: Site, tmp_path: Path, added: dict[str, Any], anew: bool
+) -> None:
+    def flow(name: str, columns: str) -> AbstractContextManager[Path]:
+        return flow_files(tmp_path / name, meters=METERS.format(columns))
+
+    def load(folder: Path, *records: dict[str, Any]) -> None:
+        made = replace(site, settings=site.settings.model_copy(update={"flows_dir": folder}))
+        with databases.open_database(made.settings) as database:
+            schema.prepare(database.engine, made.flows())
+        made.drop("meters.json", list(records), flow="meters")
+        assert [result.status for result in made.load()] == ["loaded"]
+
+    first = {"meter": "M1", "read_at": T1, "value": 1}
+    with flow("before", "old: Mapped[str | None]") as folder:
+        load(folder, first | {"old": "x"})
+        site.execute("update meters set value = 2")
+    site.execute("drop trigger tidegate_changed on meters")
+    site.execute("alter table meters drop column old, add column unit text, add column rank int not null default 7")
+    columns = "unit: Mapped[str | None]\n    rank: Mapped[int] = mapped_column(server_default='7')"
+    with flow("after", columns) as folder:
+        load(folder, first | {"meter": "M3"} | added)
+        site.execute("update meters set rank = 9 where meter = 'M1'")
+        load(folder, first | added, first | {"meter": "M4"} | added)
+    (row,) = site.query("select * from meters where meter = 'M1'")
+    assert (row["value"], row["rank"]) == ((1, 7) if anew else (2, 9))
 
 
 @pytest.mark.parametrize("session", ["set timezone = 'Asia/Tokyo'", "set datestyle = 'German'"])

@@ -119,6 +119,18 @@ def test_neither_is_what_is_no_file_at_all(site: Site, tmp_path: Path, kind: str
     assert there.lstat() == before
 
 
+def test_a_held_file_rests_no_longer_where_the_clock_is_set_back(site: Site) -> None:
+    in_the_way(out(site, "1.json"))
+    load(site, order(1))
+    site.call("emit", expect=2)
+    (out(site, "1.json") / "inside").rmdir()
+    out(site, "1.json").rmdir()
+    # To be tried again soon, as the clock was then.
+    site.execute("update tidegate.outbound_file set next_attempt_at = next_attempt_at + interval '1 day'")
+    site.call("emit")
+    assert "1.json" in site.out("work_orders")
+
+
 def test_a_state_of_the_past_that_is_ours_is_replaced(site: Site) -> None:
     load(site, order(1))
     site.call("emit")

@@ -15,7 +15,7 @@ from psycopg import Cursor, sql
 from benchmarks.bench import Bench
 from benchmarks.data import VEHICLES_TABLE, Parsed, Row
 from models.flow import Flow
-from services.db.triggers import LOADING
+from services.db.triggers import loading
 
 _STAGE = sql.Identifier("raw_stage")
 
@@ -40,7 +40,7 @@ def copy_and_upsert(bench: Bench, flow: Flow, parsed: Parsed) -> None:
     As a loader does, it spares the server the triggers that notice a change by hand.
     """
     with psycopg.connect(bench.url) as connection, connection.cursor() as cursor:
-        cursor.execute(LOADING)
+        cursor.execute(loading(flow))
         table = sql.Identifier(flow.sql_table.name)
         parts: dict[str, sql.Composable] = {"stage": _STAGE, "table": table, "columns": names(parsed.columns)}
         create = "create temporary table {stage} on commit drop as select {columns} from {table} with no data"

@@ -19,7 +19,7 @@ from models.errors import RejectFile
 from models.flow import CHILDREN_DIGEST, Flow
 from services.db import sqlstate
 from services.db.identifiers import equal, name, names
-from services.db.triggers import LOADING
+from services.db.triggers import loading
 
 
 class StagedRow(NamedTuple):
@@ -99,8 +99,11 @@ _NOT_SAID_AGAIN = """
 
 _OR_SAID_AGAIN = " or t.source_said is not null and {said_again}"
 
-# A record without children says the same as one that has those of before.
-_SAID_AGAIN = "t.source_said - {unsaid} = (select tidegate.as_said(said) - {unsaid} from (select {values}) said)"
+# A record without children says the same as one that has those of before. A column that the table got since is not
+# among what its source said; there the row has what it got with the column. One that is no longer there says nothing.
+_SAID_AGAIN = """(
+    select before.said || (tidegate.as_said(again) - {unsaid}) = before.said
+    from (select tidegate.as_said(t) || t.source_said as said offset 0) before, (select {values}) again)"""
 
 _UNCHANGED = """
 select s.source_file_id, count(*)
@@ -193,6 +196,7 @@ class Upsert:
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
         self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
+        self._loading = loading(flow)
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(
             **parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s", self._stage.narrow)
@@ -210,7 +214,7 @@ class Upsert:
         if not rows:
             return counts, rejected
         types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
-        connection.execute(LOADING)
+        connection.execute(self._loading)
         waiting = self._rounds(rows)[::-1]
         while waiting:
             part = waiting.pop()

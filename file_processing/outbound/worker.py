@@ -94,7 +94,9 @@ class FlowWriter:
         """
         with try_writer(sealing, self.flow.name):
             self._outbox.rows.give_up_held(marking)
-            while (files := held.due(marking, self.flow.name)) and not self._stopping.is_set():
+            while (
+                files := held.due(marking, self.flow.name, OUTBOUND.longest_seconds)
+            ) and not self._stopping.is_set():
                 with OutputFolder(self._folder) as folder:
                     folder.remove_abandoned([file.name for file in files])
                 self._mark(marking, self._write(marking, SealedBatch(files)))

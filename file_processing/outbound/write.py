@@ -57,14 +57,17 @@ class OutputFolder(OpenFolders):
             ) from error
 
     def states(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The SHA-256 of the files that lie under these names; of one that cannot be read it is empty."""
+        """The SHA-256 of what lies under these names; it is empty where that cannot be read, or is no file."""
         return {name: found for name in names if (found := self._state(name)) is not None}
 
     def _state(self, name: str) -> bytes | None:
         try:
             entry = self.open(self._parent(name)).entry(PurePath(name).name)
-            if not stat.S_ISREG(entry.status().st_mode):
-                return None  # to give a file this name will tell what is wrong with it
+            mode = entry.status().st_mode
+            if stat.S_ISDIR(mode):
+                return None  # to give a file this name will tell
+            if not stat.S_ISREG(mode):
+                return b""
             with open(entry.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError as error:

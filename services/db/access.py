@@ -93,6 +93,8 @@ def prepare(database: str, connect: Callable[[str], psycopg.Connection]) -> None
         role, name = sql.Identifier(OWNER), sql.Identifier(database)
         if not connection.execute("select from pg_roles where rolname = %s", [OWNER]).rowcount:
             connection.execute(sql.SQL("create role {}").format(role))
+            # The schema of that name is the ledger's, and by the server's own default "$user" comes before public.
+            connection.execute(sql.SQL("alter role {} set search_path = public").format(role))
         connection.execute(sql.SQL("alter role {} login nosuperuser").format(role))
         if found is None:
             connection.execute(sql.SQL("create database {} owner {}").format(name, role))

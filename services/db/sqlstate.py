@@ -47,6 +47,12 @@ _RULES: dict[str, tuple[type[TidegateError], str]] = {
     "XX": (RetryLater, ""),  # internal error, damaged data
 }
 
+# A check that is broken has a name, and one that a trigger raises has no table.
+_NO_PARTITION = (
+    RestFlow,
+    "attach the partition that its rows need, or one for all others (partition of … default)",
+)
+
 _UNKNOWN = (RestFlow, "look this error up in PostgreSQL's list of codes; it is tried again until it is gone")
 
 # libpq knows no SQLSTATE for a connection refused by the server, only the server's words.
@@ -124,6 +130,8 @@ def _original(error: BaseException) -> BaseException:
 
 def _rule(error: BaseException) -> tuple[type[TidegateError], str] | None:
     code = _code(error)
+    if isinstance(error, psycopg.errors.CheckViolation) and error.diag.table_name and not error.diag.constraint_name:
+        return _NO_PARTITION
     if code:
         return next((_RULES[code[:n]] for n in (5, 2) if code[:n] in _RULES), _UNKNOWN)
     if isinstance(error, _UNSENDABLE):

@@ -13,13 +13,14 @@ from services.db.identifiers import equal, names
 CHANNEL = "tidegate_outbound"
 """NOTIFY's channel; the payload is the flow's name."""
 
-LOADING = "set local tidegate.loading = 'on'"
-"""A loader says so for its transaction: what it changes it marks itself, and what came before was its source's word."""
+# What a loader's own statements change it marks itself, and what was there before was its source's word. Whatever
+# else changes meanwhile, another application's triggers change: their statements are never the outermost.
+_BY_HAND = "(pg_trigger_depth() > 0 or current_setting('tidegate.loading', true) is distinct from {table_name})"
 
-_BY_HAND = sql.SQL("current_setting('tidegate.loading', true) is distinct from 'on'")
 
 # Each has a path of its own: whoever may create objects elsewhere has no say in it.
 # `as_said` writes values in one way, whatever a session is set to, so that two of them can be compared.
+# What is remembered of a row that was changed before its table got a column is completed: that one is as it came.
 _FUNCTIONS = """
 create or replace function tidegate.as_said(said record) returns jsonb language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -37,9 +38,10 @@ begin
     new.changed_at := greatest(clock_timestamp(), old.changed_at + interval '1 microsecond');
     new.is_synced := false;
     new.outbound_error := null;
-    if tg_nargs > 0 and old.source_said is null and old.source_file_id is not null then
+    if tg_nargs > 0 and old.source_file_id is not null and (old.source_said ?& tg_argv) is not true then
         said := tidegate.as_said(old);
-        select jsonb_object_agg(name, said -> name) into new.source_said from unnest(tg_argv) name;
+        select jsonb_object_agg(name, said -> name) || coalesce(old.source_said, '{}') into new.source_said
+        from unnest(tg_argv) name;
     end if;
     return new;
 end $$;
@@ -86,8 +88,8 @@ alter table {child} enable always trigger {trigger};
 """
 
 _REMEMBER = """,
-        source_said = case when t.source_said is not null or t.source_file_id is null then t.source_said else (
-            select jsonb_object_agg(name, said.it -> name)
+        source_said = case when t.source_file_id is null then t.source_said else (
+            select jsonb_object_agg(name, said.it -> name) || coalesce(t.source_said, '{{}}')
             from (select tidegate.as_said(t) as it) said, unnest(array[{said}]) name) end"""
 
 # A line that an UPDATE left as it was is no change, and one that moved changes both parents.
@@ -142,6 +144,11 @@ def ensure(connection: Connection, flow: Flow) -> bool:
     return True
 
 
+def loading(flow: Flow) -> sql.Composed:
+    """The statement by which a loader says whose rows it loads, for its transaction or until it says another's."""
+    return sql.SQL("set local tidegate.loading = {}").format(sql.Literal(flow.sql_table.name))
+
+
 def drop(connection: Connection) -> None:
     """Remove the triggers from all tables: a column that one names can be neither changed nor dropped."""
     found = connection.execute(
@@ -170,7 +177,7 @@ def _statements(flow: Flow, schema: str) -> sql.Composed:
         "flow": sql.Literal(flow.name),
         "key": names(flow.key),
         "same_key": equal(flow.key, "t", "c"),
-        "by_hand": _BY_HAND,
+        "by_hand": sql.SQL(_BY_HAND).format(table_name=sql.Literal(table.name)),
     }
     children = [
         sql.SQL(_CHILD_TRIGGERS).format(

@@ -31,6 +31,7 @@ from services.ledger.deliveries import Deliveries, DueFile, StoredFile
 from services.ledger.outbound import is_behind
 from services.runtime.supervisor import Job, Tell, in_thread
 from services.transport.backoff import CONNECTOR
+from services.transport.http import LONGEST_RETRY_SECONDS
 
 POLL_SECONDS = 1.0
 """So late, at most, a written file is seen."""
@@ -74,7 +75,14 @@ class Delivery:
         self._in_order = destination.in_order
         self._here = on_this_machine(output_dir)
         self._deliveries = Deliveries(
-            flow.name, destination.documents, in_order=destination.in_order, doubts=DOUBTS, folder=self._here
+            flow.name,
+            destination.documents,
+            in_order=destination.in_order,
+            doubts=DOUBTS,
+            longest_seconds=max(
+                CONNECTOR.longest_seconds, LONGEST_RETRY_SECONDS, destination.answer_seconds + UNCERTAIN_SECONDS
+            ),
+            folder=self._here,
         )
         self._answer_seconds = destination.answer_seconds
         self._connect = connect

@@ -37,7 +37,7 @@ class DueFile(StoredFile):
 _DUE = """
 select id, name, sha256, coalesce(written_in, %(folder)s), attempts, sent_at is not null from tidegate.outbound_file
 where flow = %(flow)s and status = {written} and document = any(%(documents)s)
-    and (next_attempt_at is null or next_attempt_at <= now())
+    and ({rests}) is not true
 order by id limit %(limit)s
 """
 
@@ -46,15 +46,15 @@ select id, name, sha256, coalesce(written_in, %(folder)s), attempts, sent_at is 
 where flow = %(flow)s and status = {written} and document = any(%(documents)s) and id < coalesce(
     (select min(id) from tidegate.outbound_file
      where flow = %(flow)s and status = {written} and document = any(%(documents)s)
-        and next_attempt_at > now() and attempts < %(doubts)s), 9223372036854775807)
-    and (next_attempt_at is null or next_attempt_at <= now())
+        and {rests} and attempts < %(doubts)s), 9223372036854775807)
+    and ({rests}) is not true
 order by id limit %(limit)s
 """
 
 _WAITING = statement("""
 select count(*), (array_agg(coalesce(last_error, 'sent before the daemon ended, not answered') order by id))[1]
 from tidegate.outbound_file
-where flow = %(flow)s and status = {written} and document = any(%(documents)s) and next_attempt_at > now()
+where flow = %(flow)s and status = {written} and document = any(%(documents)s) and {rests}
 """)
 
 # What another daemon wrote is for that one to file. Where it never comes back, it is not looked for for ever.
@@ -124,14 +124,25 @@ class Deliveries:
     documents: the names of those that go there.
     in_order: whether a file without a clear answer holds back those behind it, unless it is tried so often
         that it is its own fault (`doubts`).
+    longest_seconds: no file is to be tried again later than that, see `STATES`.
     folder: the output folder of who delivers, see `OutboundFileRow.written_in`.
     """
 
-    def __init__(self, flow: str, documents: Sequence[str], *, in_order: bool, doubts: int, folder: str = "") -> None:
+    def __init__(
+        self,
+        flow: str,
+        documents: Sequence[str],
+        *,
+        in_order: bool,
+        doubts: int,
+        longest_seconds: float,
+        folder: str = "",
+    ) -> None:
         self._what: dict[str, Any] = {
             "flow": flow,
             "documents": list(documents),
             "doubts": doubts,
+            "longest": longest_seconds,
             "folder": folder,
         }
         self._due = statement(_DUE_IN_ORDER if in_order else _DUE)

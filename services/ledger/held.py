@@ -12,8 +12,8 @@ OPEN_FILES = 1000
 
 _OPEN = statement("""
 select id, document, name, content, records, attempts from tidegate.outbound_file
-where flow = %s and status = {writing} and (next_attempt_at is null or next_attempt_at <= now())
-order by id limit %s
+where flow = %(flow)s and status = {writing} and ({rests}) is not true
+order by id limit %(limit)s
 """)
 
 _HOLD = """
@@ -32,9 +32,13 @@ where exists (select from tidegate.outbound_file f where f.flow = %s and f.name 
 """
 
 
-def due(connection: Connection, flow: str) -> list[SealedFile]:
-    """Those to be written now, oldest first: what a crash left sealed, and what was held so long as was said."""
-    rows = connection.execute(_OPEN, [flow, OPEN_FILES], binary=True).fetchall()
+def due(connection: Connection, flow: str, longest_seconds: float) -> list[SealedFile]:
+    """Those to be written now, oldest first: what a crash left sealed, and what was held so long as was said.
+
+    longest_seconds: none is held for longer, see `STATES`.
+    """
+    values = {"flow": flow, "limit": OPEN_FILES, "longest": longest_seconds}
+    rows = connection.execute(_OPEN, values, binary=True).fetchall()
     return [SealedFile(*row) for row in rows]
 
 

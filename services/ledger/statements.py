@@ -19,8 +19,13 @@ def _listed(states: Iterable[StrEnum]) -> sql.Composable:
 STATES: dict[str, sql.Composable] = {
     **{state.name.lower(): sql.Literal(state.value) for state in (*FileStatus, *OutboundStatus)},
     "in_table": _listed(IN_TABLE),
+    "rests": sql.SQL("next_attempt_at > now() and next_attempt_at <= now() + %(longest)s * interval '1 second'"),
 }
-"""`{written}` is a state; `{in_table}` are the states of a file of which records are in the flow's table."""
+"""`{written}` is a state; `{in_table}` are the states of a file of which records are in the flow's table.
+
+`{rests}`: whether an outbound file is to be tried again later. One that would be so after more than the longest pause,
+in seconds, is not: the clock was set back since.
+"""
 
 
 def statement(text: str, **parts: sql.Composable) -> bytes:

@@ -1,9 +1,14 @@
 """Rows that somebody changes by hand: they go out, and what their source sends again does not undo it."""
 
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.db import engine as databases, schema
+from tests.support.flow_files import flow_files
 from tests.support.sites import Site
 from tests.support.waiting import eventually
 
@@ -17,6 +22,32 @@ ORDER: dict[str, Any] = {
     "buyer": {"id": "B-12"},
     "lines": [{"line_number": 1, "sku": "BRG-6204", "quantity": 10, "unit": "PCE", "unit_price": 9.99}],
 }
+
+METERS = """
+from datetime import datetime
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.flow import Flow
+from models.tables import LoadedRow
+
+
+class MeterRow(LoadedRow):
+    __tablename__ = "meters"
+
+    meter: Mapped[str] = mapped_column(primary_key=True)
+    read_at: Mapped[datetime]
+    value: Mapped[int]
+    {}
+
+
+def to_rows(record: dict[str, object]) -> list[dict[str, object]]:
+    return [record | {{"read_at": datetime.fromisoformat(str(record["read_at"]))}}]
+
+
+FLOW = Flow(record=dict, table=MeterRow, newest_by="read_at", to_rows=to_rows)
+"""
+CUSTOMER = {"id": "0b8a4f6e-3c1d-11ee-be56-0242ac120002", "name": "C", "email": "c@example.com", "created_at": T1}
 
 
 def report(status: str, time: str = T1, vehicle: str = "V1") -> dict[str, str]:
@@ -91,6 +122,88 @@ def test_line_that_is_sent_again_with_its_order_does_not_undo_a_change_by_hand(s
     assert found() == by_hand
     load("other.json", ORDER | {"lines": [ORDER["lines"][0] | {"quantity": 13}]})
     assert found() == ("EUR", 13)
+
+
+WHOSE = {
+    "of another flow": ("customers", "true"),
+    "in another row": ("vehicles_status", "new.vehicle_id = 'V2' and v.vehicle_id = 'V1'"),
+    "in the very row": ("vehicles_status", "new.vehicle_id = v.vehicle_id and v.vehicle_id = 'V1'"),
+}
+
+
+@pytest.mark.parametrize(("table", "which"), WHOSE.values(), ids=WHOSE)
+def test_what_a_trigger_of_another_application_changes_while_a_file_is_loaded_is_by_hand(
+    site: Site, table: str, which: str
+) -> None:
+    load(site, "first.json", report("driving"))
+    site.execute("update vehicles_status set is_synced = true")
+    site.execute(
+        "create function parks() returns trigger language plpgsql as $$ begin "
+        f"update vehicles_status v set status = 'parked' where v.status <> 'parked' and {which}; return null; end $$; "
+        f"create trigger parks after insert or update on {table} for each row execute function parks()"
+    )
+    if table == "customers":
+        site.drop("c.json", CUSTOMER, flow="customers")
+        assert [result.status for result in site.load()] == ["loaded"]
+    else:
+        load(site, "second.json", report("moving"), report("driving", vehicle="V2"))
+    (row,) = site.query("select * from vehicles_status where vehicle_id = 'V1'")
+    assert (row["status"], row["is_synced"], row["source_said"] is None) == ("parked", False, False)
+    said = row["source_said"]["status"]
+    assert load(site, "again.json", report(said), report("idle", vehicle="V3"))["updated"] == 0
+    assert status_of(site) == "parked"
+
+
+def test_what_a_trigger_changes_in_the_lines_of_another_order_is_by_hand(site: Site) -> None:
+    def load(name: str, *orders: dict[str, Any]) -> None:
+        site.drop(name, {"orders": list(orders)}, flow="orders")
+        assert [result.status for result in site.load()] == ["loaded"]
+
+    load("first.json", ORDER)
+    site.execute("update orders set is_synced = true")
+    site.execute(
+        "create function doubles() returns trigger language plpgsql as $$ begin "
+        "update order_lines set quantity = 20 where order_number = 'PO-1' and new.order_number = 'PO-2'; "
+        "return null; end $$; "
+        "create trigger doubles after insert on order_lines for each row execute function doubles()"
+    )
+    load("second.json", ORDER | {"order_number": "PO-2"})
+    first, second = site.query("select * from orders order by order_number")
+    assert (first["is_synced"], first["source_said"] is None) == (False, False)
+    assert second["source_said"] is None
+
+
+@pytest.mark.parametrize(
+    ("added", "anew"),
+    [({"unit": None, "rank": 7}, False), ({"unit": "kWh", "rank": 7}, True)],
+    ids=["nothing of them", "something"],
+)
+def test_new_columns_do_not_undo_what_was_changed_by_hand_before(
+    site: Site, tmp_path: Path, added: dict[str, Any], anew: bool
+) -> None:
+    def flow(name: str, columns: str) -> AbstractContextManager[Path]:
+        return flow_files(tmp_path / name, meters=METERS.format(columns))
+
+    def load(folder: Path, *records: dict[str, Any]) -> None:
+        made = replace(site, settings=site.settings.model_copy(update={"flows_dir": folder}))
+        with databases.open_database(made.settings) as database:
+            schema.prepare(database.engine, made.flows())
+        made.drop("meters.json", list(records), flow="meters")
+        assert [result.status for result in made.load()] == ["loaded"]
+
+    first = {"meter": "M1", "read_at": T1, "value": 1}
+    with flow("before", "old: Mapped[str | None]") as folder:
+        load(folder, first | {"old": "x"})
+        site.execute("update meters set value = 2")
+    site.execute("drop trigger tidegate_changed on meters")
+    site.execute("alter table meters drop column old, add column unit text, add column rank int not null default 7")
+    columns = "unit: Mapped[str | None]\n    rank: Mapped[int] = mapped_column(server_default='7')"
+    with flow("after", columns) as folder:
+        load(folder, first | {"meter": "M3"} | added)
+        site.execute("update meters set rank = 9 where meter = 'M1'")
+        load(folder, first | added, first | {"meter": "M4"} | added)
+    (row,) = site.query("select * from meters where meter = 'M1'")
+    assert (row["value"], row["rank"]) == ((1, 7) if anew else (2, 9))
 
 
 @pytest.mark.parametrize("session", ["set timezone = 'Asia/Tokyo'", "set datestyle = 'German'"])

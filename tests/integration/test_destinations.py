@@ -23,6 +23,7 @@ from services.db import engine as databases
 from services.destinations import delivery, rest as rest_destination
 from services.destinations.rest import RestSender
 from services.destinations.sender import Doubtful, DoubtfulStop, OutgoingFile, TurnedDown
+from services.ledger import deliveries
 from services.ledger.deliveries import Deliveries
 from services.runtime.status_file import JobPhase
 from tests.support.connectors import declare, in_phase, state, without_pauses
@@ -535,6 +536,23 @@ def test_a_customer_gets_one_package_over_kills_and_an_outage(site: Site, crm: C
     assert [len(inventory.of_customer(customer)) for customer in made] == [1] * 6
 
 
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_delivery_rests_no_longer_where_the_clock_is_set_back(site: Site, in_order: bool) -> None:
+    site.drop("o.json", [an_order("1"), an_order("2")], flow="orders")
+    site.load()
+    site.call("emit")
+    with databases.open_database(site.settings) as database, database.connect() as connection:
+        (erp,) = [one for one in FLOWS["orders"].destinations if one.name == "erp"]
+        files = Deliveries("orders", erp.documents, in_order=in_order, doubts=5, longest_seconds=60)
+        first, second = files.due(connection, 100)
+        deliveries.sending(connection, first.id, 50)
+        assert [file.id for file in files.due(connection, 100)] == ([] if in_order else [second.id])
+        assert files.waiting(connection)[0] == 1
+        deliveries.sending(connection, first.id, 50 + 86400)  # as the clock was then
+        assert [file.id for file in files.due(connection, 100)] == [first.id, second.id]
+        assert files.waiting(connection)[0] == 0
+
+
 def test_each_destination_gets_the_files_of_its_own_documents(site: Site) -> None:
     samples = ROOT / "sample_files" / "orders"
     for name in ("orders_2026-01-31.edi", "order_850_2026-01-31.x12"):
@@ -545,7 +563,7 @@ def test_each_destination_gets_the_files_of_its_own_documents(site: Site) -> Non
     due: dict[str, set[str]] = {}
     with databases.open_database(site.settings) as database, database.connect() as connection:
         for one in FLOWS["orders"].destinations:
-            files = Deliveries("orders", one.documents, in_order=one.in_order, doubts=delivery.DOUBTS)
+            files = Deliveries("orders", one.documents, in_order=one.in_order, doubts=5, longest_seconds=60)
             due[one.name] = {file.name for file in files.due(connection, 100)}
     written = {file["name"] for file in sent(site)}
     assert due["erp"] == {name for name in written if name.endswith(".json")}

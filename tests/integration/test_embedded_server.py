@@ -22,6 +22,7 @@ from services.db import embedded, engine as databases, schema
 from services.db.embedded import Server
 from services.db.server_user import ServerUser
 from settings import Settings
+from tests.support.flow_files import flow_files
 from tests.support.processes import ROOT
 from tests.support.waiting import eventually
 
@@ -477,6 +478,44 @@ def test_a_cluster_of_the_first_release_goes_on_under_the_new_rules(data_dir: Pa
             connection.execute("insert into by_hand (mood) values ('good')")
             assert connection.execute("select n, twice(n) from by_hand").fetchall() == [(1, 2)]
     assert "trust" not in (data_dir / "postgres" / "pg_hba.conf").read_text()
+
+
+RECEIPTS = """
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.flow import Flow
+from models.tables import LoadedRow
+
+
+class Receipt(LoadedRow):
+    __tablename__ = "receipt"
+
+    number: Mapped[str] = mapped_column(primary_key=True)
+
+
+FLOW = Flow(record=dict, table=Receipt)
+"""
+
+
+@pytest.mark.parametrize("released", [False, True], ids=["new", "of the first release"])
+def test_tables_of_flows_lie_in_public_also_one_named_like_the_ledgers(
+    data_dir: Path, pristine: Path, tmp_path: Path, released: bool
+) -> None:
+    copy(pristine, data_dir)
+    if released:
+        with embedded.serve(data_dir, durable=False) as running:
+            as_released(running)
+    with flow_files(tmp_path / "flows", receipts=RECEIPTS) as folder:
+        known = flows.discover(folder)
+        with databases.open_database(Settings(_env_file=None, data_dir=data_dir)) as database:
+            schema.prepare(database.engine, known)
+            with database.engine.connect() as connection:
+                tables = "select relname, relnamespace::regnamespace::text from pg_class where relkind = 'r'"
+                found = {name: place for name, place in connection.exec_driver_sql(tables) if place != "tidegate"}
+                assert {table.name: found.get(table.name) for flow in known.values() for table in flow.sql_tables} == {
+                    table.name: "public" for flow in known.values() for table in flow.sql_tables
+                }
+                assert connection.exec_driver_sql("select number from receipt").all() == []
 
 
 BY_HAND = """

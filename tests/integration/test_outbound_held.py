@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,34 @@ def test_what_is_none_of_ours_is_never_written_over(site: Site) -> None:
     with running(site):
         eventually(lambda: not unsynced(site), what="the held file")
     assert json.loads(out(site, "1.json").read_text())["lastUpdateDate"].startswith("2024-05-02")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to nowhere"])
+def test_neither_is_what_is_no_file_at_all(site: Site, tmp_path: Path, kind: str) -> None:
+    load(site, order(1))
+    there, elsewhere = out(site, "1.json"), tmp_path / "elsewhere"
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(there)
+    else:
+        there.symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.write_text("theirs")
+    before = there.lstat()
+    assert "none of ours" in site.call("emit", expect=2).stderr
+    assert there.lstat() == before
+
+
+def test_a_held_file_rests_no_longer_where_the_clock_is_set_back(site: Site) -> None:
+    in_the_way(out(site, "1.json"))
+    load(site, order(1))
+    site.call("emit", expect=2)
+    (out(site, "1.json") / "inside").rmdir()
+    out(site, "1.json").rmdir()
+    # To be tried again soon, as the clock was then.
+    site.execute("update tidegate.outbound_file set next_attempt_at = next_attempt_at + interval '1 day'")
+    site.call("emit")
+    assert "1.json" in site.out("work_orders")
 
 
 def test_a_state_of_the_past_that_is_ours_is_replaced(site: Site) -> None:

@@ -16,6 +16,8 @@ from services.db.engine import ping
 
 VEHICLE = "insert into vehicles_status (vehicle_id, report_time, status) values ('SECRET', now(), 'ok')"
 
+PARTITIONED = "create table months (month int) partition by list (month)"
+
 
 def error_of(engine: Engine, *statements: str) -> sqlalchemy.exc.DBAPIError:
     try:
@@ -39,6 +41,20 @@ def error_of(engine: Engine, *statements: str) -> sqlalchemy.exc.DBAPIError:
             [VEHICLE.replace("'SECRET'", "(select string_agg(md5(i::text), '') from generate_series(1, 999) i)")],
             RejectFile,
             id="text too long for the index",
+        ),
+        pytest.param([PARTITIONED, "insert into months values (1)"], RestFlow, id="no partition for the row"),
+        pytest.param(
+            [PARTITIONED, "create table may partition of months for values in (5)", "insert into may values (6)"],
+            RestFlow,
+            id="another partition's row",
+        ),
+        pytest.param(
+            ["create temporary table months (month int check (month < 13))", "insert into months values (13)"],
+            RejectFile,
+            id="check of a table",
+        ),
+        pytest.param(
+            ["create domain month as int check (value < 13)", "select 13::month"], RejectFile, id="check of a domain"
         ),
         pytest.param(["select * from nowhere"], StopDaemon, id="no such table"),
         pytest.param(["select nothing from vehicles_status"], StopDaemon, id="no such column"),

@@ -232,7 +232,7 @@ def test_a_daemon_of_the_release_that_runs_on_has_its_files_delivered_to_whom_th
         schema.prepare(database.engine, FLOWS)
         tell_documents(database.engine)
         erp, partner = (
-            Deliveries("orders", destination.documents, in_order=False, doubts=5)
+            Deliveries("orders", destination.documents, in_order=False, doubts=5, longest_seconds=60)
             for destination in FLOWS["orders"].destinations
         )
         with database.connect() as connection:

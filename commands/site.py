@@ -227,12 +227,20 @@ def check_apart(settings: Settings) -> None:
     for name, folder in (data | folders | {"LOG_FILE": settings.log_file.resolve()}).items():
         around_it = folders | data if name in folders else folders  # the log may lie in DATA_DIR
         for outer, around in around_it.items():
-            if name != outer and folder.is_relative_to(around):
+            if name != outer and _lies_within(folder, around):
                 raise StopDaemon(
                     f"{name} {folder} lies within {outer} {around}" if folder != around else f"{name} is {outer}",
                     hint=f"set {name} to a place of its own"
                     + (": nobody but Tidegate's user gets into DATA_DIR" if outer in data else ""),
                 )
+
+
+def _lies_within(folder: Path, around: Path) -> bool:
+    """Also where one of them is mounted a second time."""
+    if folder.is_relative_to(around):
+        return True
+    existing = (part for part in (folder, *folder.parents) if part.exists())
+    return around.exists() and any(part.samefile(around) for part in existing)
 
 
 def make_folder(settings: Settings, name: str, flows: Flows) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.disks import mounted_twice
 from tests.support.sites import Site, running
 from tests.support.waiting import eventually
 
@@ -33,6 +34,17 @@ def test_folders_within_each_other_are_refused(site: Site, setting: str, where: 
 def test_an_input_folder_in_the_archive_is_refused_too(site: Site) -> None:
     done = site.call("run", expect=2, INPUT_DIR=str(site.archive / "in"))
     assert "lies within ARCHIVE_DIR" in " ".join(done.stderr.split())
+
+
+def test_a_folder_within_one_that_is_mounted_a_second_time_is_refused(site: Site, tmp_path: Path) -> None:
+    site.input.mkdir(exist_ok=True)
+    second = tmp_path / "second"
+    second.mkdir()
+    with mounted_twice(site.input, second) as done:
+        if not done:
+            pytest.skip("only root may mount a folder")
+        told = " ".join(site.call("check", expect=2, REJECTED_DIR=str(second / "rejected")).stdout.split())
+    assert "lies within INPUT_DIR" in told
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -45,5 +45,16 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def mounted_twice(folder: Path, second: Path) -> Iterator[bool]:
+    """The folder under a second path as well; whether that was possible."""
+    done = _mount("--bind", str(folder), str(second))
+    try:
+        yield done
+    finally:
+        if done:
+            subprocess.run(["umount", "-l", str(second)], check=True)
+
+
 def _mount(*arguments: str) -> bool:
     return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0

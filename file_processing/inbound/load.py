@@ -18,8 +18,9 @@ from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
 from file_processing.inbound.record_errors import RejectedText, rejected_by_database
 from file_processing.inbound.routing import DroppedFile
+from file_processing.inbound.stage import StagedRow
 from file_processing.inbound.tally import Tally
-from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, StagedRow, Upsert, UpsertCounts
+from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, Upsert, UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
 from models.errors import FileGone, RejectFile, RetryLater, StopDaemon
 from models.flow import Flow, PartlyBad

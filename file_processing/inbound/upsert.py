@@ -1,4 +1,4 @@
-"""Rows into a flow's table: staged, then one upsert.
+"""Rows into a flow's table: inserted while all are new, else staged, then one upsert.
 
 Among the staged rows and against the table the newest record of a key wins; one that
 says nothing new is not written at all.
@@ -6,32 +6,21 @@ says nothing new is not written at all.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
 from typing import NamedTuple
 
 from psycopg import Connection, Cursor, sql
 
-from file_processing.inbound.stage import Stage
-from file_processing.inbound.validate import ChildRows, RowValues
+from file_processing.inbound.insert import Insert
+from file_processing.inbound.stage import Stage, StagedRow
+from file_processing.inbound.validate import RowValues
 from models.errors import RejectFile
 from models.flow import CHILDREN_DIGEST, Flow
 from services.db import sqlstate
 from services.db.identifiers import equal, name, names
 from services.db.triggers import loading
-
-
-class StagedRow(NamedTuple):
-    """One row on its way into the table: its values, and the file and record it comes from.
-
-    children: its rows for each table of children; `None` leaves what is there.
-    """
-
-    values: RowValues
-    file_id: int
-    position: int
-    children: ChildRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +141,19 @@ class _Children:
     def key(self, parent: StagedRow) -> RowValues:
         return tuple(parent.values[index] for index in self._key)
 
+    def of(self, parents: Sequence[StagedRow]) -> list[StagedRow]:
+        """The children of all of them, each with the key, and as of its parent's record."""
+        return [
+            StagedRow((*self.key(parent), *child), parent.file_id, parent.position)
+            for parent in parents
+            for child in (parent.children[self._number] if parent.children else ())
+        ]
+
     def replace(self, cursor: Cursor, types: Sequence[int], rows: Sequence[StagedRow]) -> None:
-        self.stage.fill(cursor, types, self._rows(rows))
+        self.stage.fill(cursor, types, self.of(rows))
         cursor.execute(self._delete)
         cursor.execute(self._insert)
         self.stage.empty(cursor)
-
-    def _rows(self, parents: Sequence[StagedRow]) -> Iterator[RowValues]:
-        for parent in parents:
-            key = self.key(parent)
-            for child in parent.children[self._number] if parent.children else ():
-                yield (*key, *child, parent.file_id, parent.position)
 
 
 class Upsert:
@@ -170,6 +161,8 @@ class Upsert:
 
     def __init__(self, flow: Flow) -> None:
         table = flow.sql_table
+        self._insert = Insert(flow)
+        self._all_new = True  # as far as is known: what came last was
         self._stage = Stage(flow, table, flow.columns)
         data = [column for column in flow.columns if column not in flow.key]
         parts: dict[str, sql.Composable] = {
@@ -213,8 +206,10 @@ class Upsert:
         counts, rejected = NO_ROWS, list[RejectedByDatabase]()
         if not rows:
             return counts, rejected
-        types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
         connection.execute(self._loading)
+        if self._all_new and self._insert.insert(connection, rows, [child.of(rows) for child in self._children]):
+            return replace(counts, inserted=Counter(row.file_id for row in rows)), rejected
+        types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
         waiting = self._rounds(rows)[::-1]
         while waiting:
             part = waiting.pop()
@@ -231,6 +226,7 @@ class Upsert:
                     rejected.append(RejectedByDatabase(part[0].file_id, part[0].position, fault.reason))
                 else:
                     waiting += reversed(halves)
+        self._all_new = counts.inserted.total() == len(rows)
         return counts, rejected
 
     def _rounds(self, rows: Sequence[StagedRow]) -> list[Sequence[StagedRow]]:
@@ -259,7 +255,7 @@ class Upsert:
         self, connection: Connection, rows: Sequence[StagedRow], types: Sequence[Sequence[int]]
     ) -> UpsertCounts:
         with connection.cursor() as cursor:
-            self._stage.fill(cursor, types[0], ((*row.values, row.file_id, row.position) for row in rows))
+            self._stage.fill(cursor, types[0], rows)
             written = cursor.execute(self._upsert).fetchall()
             inserted = Counter({file_id: count for file_id, count, _ in written})
             updated = Counter({file_id: count for file_id, _, count in written})

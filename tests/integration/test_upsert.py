@@ -32,7 +32,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from file_processing.inbound.upsert import StagedRow, Upsert, UpsertCounts
+from file_processing.inbound.stage import StagedRow
+from file_processing.inbound.upsert import Upsert, UpsertCounts
 from models.flow import Flow
 from models.tables import LoadedRow
 

@@ -13,10 +13,12 @@ from dataclasses import replace
 from typing import Any, NoReturn
 from unittest import mock
 
-from file_processing.inbound import error_report, load, read
+from file_processing.inbound import error_report, insert, load, read, stage
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Reading
+from file_processing.inbound.insert import Insert
 from file_processing.inbound.load import Loader
+from file_processing.inbound.stage import Stage
 from file_processing.inbound.upsert import Upsert
 from services.files import durable, move
 from services.files.directory import Directory, Entry
@@ -91,6 +93,20 @@ def many_batches() -> None:
     mock.patch.object(load, "ROWS_AT_ONCE", 2_000).start()
 
 
+def nothing_inserted() -> None:
+    """As if a row of every portion were known: all are staged and upserted."""
+    mock.patch.object(Insert, "insert", mock.Mock(return_value=False)).start()
+
+
+def one_known() -> None:
+    """As if the last row of every portion were known: what was inserted up to there is taken back."""
+
+    def short(cursor: Any, statement: Any, oids: Any, rows: Any) -> None:
+        stage.copy_rows(cursor, statement, oids, list(rows)[:-1])
+
+    mock.patch.object(insert, "copy_rows", short).start()
+
+
 def _is_input(entry: Entry, *_: object) -> bool:
     return "input" in entry.path.parts
 
@@ -120,6 +136,17 @@ POINTS: dict[str, tuple[Patch, ...]] = {
     "ids are taken": (after(ledger, "next_ids"),),
     "rows are upserted": (after(Upsert, "upsert"),),
     "in the middle of a long file": (many_batches, before(Upsert, "upsert", 3, _many_rows)),
+    "in the middle of an insert": (many_batches, after(insert, "copy_rows", 4)),
+    "new rows are inserted": (after(Insert, "insert"),),
+    "what was inserted is taken back": (one_known, after(Insert, "insert")),
+    "rows are upserted after that": (one_known, after(Upsert, "upsert")),
+    "rows are staged": (nothing_inserted, after(Stage, "fill")),
+    "staged rows are upserted": (nothing_inserted, before(Stage, "empty")),
+    "in the middle of a long file that is staged": (
+        many_batches,
+        nothing_inserted,
+        before(Upsert, "upsert", 3, _many_rows),
+    ),
     "before a report is written": (before(error_report, "write"),),
     "one of the reports is written": (after(error_report, "_write_errors", 2),),
     "a report is written": (after(error_report, "write", 2),),

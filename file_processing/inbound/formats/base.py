@@ -15,8 +15,11 @@ from file_processing.inbound.formats.positions import Place, Steps
 from models.errors import RejectFile
 from models.flow import Flow
 
-BATCH_BYTES = 4 << 20
-"""Text parsed at a time: some 30,000 records, and ten times as much in Python objects."""
+BATCH_BYTES = 1 << 20
+"""Text parsed at a time: some 8,000 records, and ten times as much in Python objects.
+
+250,000 records are read in 0.39 s of CPU; by 4 MB at a time, which caches hold less well, in 0.49 s.
+"""
 
 MAX_RECORD_BYTES = 16 << 20
 """A record may not be longer, nor what stands around the records: it has to stand in memory whole."""

@@ -40,7 +40,11 @@ def loads(data: bytes, *, exact: bool = False) -> object:
     Raises ValueError in the parser's words.
     """
     return jiter.from_json(
-        data, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="decimal" if exact else "float"
+        data,
+        allow_inf_nan=False,
+        cache_mode="keys",  # of values it takes longer to look for an equal one than to make another
+        catch_duplicate_keys=True,
+        float_mode="decimal" if exact else "float",
     )
 
 

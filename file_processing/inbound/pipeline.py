@@ -164,7 +164,7 @@ class Pipeline:
         if self.router.root is not None:
             for result in results:
                 if result.wait is None and result.ledger_id is not None:
-                    steps.unmarked.append((result.ledger_id, str(result.place) if result.place else None))
+                    steps.unmarked.append((result.ledger_id, result.place))
         if not steps.unmarked:
             return
         try:

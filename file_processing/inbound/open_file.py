@@ -129,9 +129,7 @@ def entry_of(folders: OpenFolders, path: Path, root: Path | None) -> Entry:
         raise _left(error) from None
 
 
-def opened(
-    entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None, only_looks: bool = False
-) -> OpenFile:
+def opened(entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None, only_looks: bool = False) -> OpenFile:
     """Open a file for reading, unless somebody writes it; a small one is read, and closed again.
 
     seen: its size in bytes and its mtime in nanoseconds when it was found complete. It has to be the same still
@@ -156,9 +154,7 @@ def opened(
     return source
 
 
-def _opened(
-    name: str, descriptor: int, max_bytes: int, seen: tuple[int, int] | None, only_looks: bool
-) -> OpenFile:
+def _opened(name: str, descriptor: int, max_bytes: int, seen: tuple[int, int] | None, only_looks: bool) -> OpenFile:
     # A writer who comes while it is held is kept waiting for less than a millisecond.
     writer = lease.take(descriptor)
     status = os.fstat(descriptor)

@@ -12,7 +12,6 @@ from typing import Any
 
 from loguru import logger
 
-from file_processing.inbound.archive import FileResult
 from file_processing.inbound.intake import GROUP_FILES, Wait
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.inbound.routing import DroppedFile, RoutedFile
@@ -134,10 +133,14 @@ class Daemon:
 
     def _load(self, turn: Turn, left: dict[Path, RoutedFile]) -> None:
         """Load the files of a turn, each of which leaves `left` then."""
+        done: list[Path] = []
         try:
             for result in self._pipeline.handle(turn.queue.flow, turn.files):
                 del left[result.dropped.path]
-                self._settle(result)
+                if result.wait is None:
+                    done.append(result.dropped.path)
+                else:
+                    self._postpone(result.dropped, result.wait)
         except TidegateError:
             raise
         except Exception as error:  # noqa: BLE001  # a mistake of ours must not end the daemon, nor hold up others
@@ -145,13 +148,8 @@ class Daemon:
             for routed in left.values():
                 self._postpone(routed.dropped, Wait(f"{type(error).__name__}: {error}"))
             left.clear()
-
-    def _settle(self, result: FileResult) -> None:
-        path = result.dropped.path
-        if result.wait is None:
-            self._inbox.done([path])
-        else:
-            self._postpone(result.dropped, result.wait)
+        finally:
+            self._inbox.done(done)
 
     def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
         """Leave a file that itself is the reason where it is; say why, once, unless it is only still written."""

@@ -1,5 +1,6 @@
 """Loading files now, wherever they lie, and leaving them there."""
 
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -51,17 +52,19 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
     now = datetime.now(UTC)
     given: list[GivenFile] = []
     for path in paths:
-        inside = [path]
-        if path.is_dir():
+        is_folder = path.is_dir()
+        if is_folder:
             inside = sorted((Path(listed.path) for listed in scan(str(path), failed=_unreadable)), key=_came)
-        elif not path.is_symlink() and not path.exists():
+        elif os.path.lexists(path):
+            inside = [path]
+        else:
             raise TidegateError(f"{path} does not exist")
         # A named folder's own parent counts (archive/FLOW/DAY), what is above it says nothing.
-        near = max(len(path.absolute().parts) - (2 if path.is_dir() else 3), 0)
+        near = max(len(path.absolute().parts) - (2 if is_folder else 3), 0)
         for file in inside:
             folders = file.absolute().parent.parts[near:]
             try:
-                status = file.lstat()
+                status = os.lstat(file)
             except OSError:
                 given.append(GivenFile(file, str(file), now, folders))  # gone by now: the pipeline says so
             else:

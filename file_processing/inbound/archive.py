@@ -1,10 +1,11 @@
 """After the commit: files out of the input folder, reports into place, and what became of each told."""
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from operator import attrgetter
 
 from loguru import logger
 
@@ -17,7 +18,11 @@ from services.files import move, names
 from services.files.directory import Folder, OpenFolders
 from services.files.folders import Folders
 from services.ledger.inbound import COUNTS, LedgerEntry
+from services.runtime import log
+from services.runtime.log import Line
 from services.text import printable
+
+_counts = attrgetter(*COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class FileResult:
     ledger_id: int | None = None
     entry: LedgerEntry | None = None
     wait: Wait | None = None
-    place: Path | None = None
+    place: str | None = None
 
     @classmethod
     def of_left(cls, left: LeftFile, flow: str | None) -> "FileResult":
@@ -59,9 +64,7 @@ def archive(
             for done in committed
         ]
     milliseconds = (time.perf_counter() - started) * 1000 / max(len(committed), 1)
-    for result in results:
-        if result.entry is not None or result.place is not None:
-            _log(result, milliseconds)
+    log.several(line for result in results for line in _told(result, milliseconds))
     return results
 
 
@@ -76,7 +79,7 @@ def _archive(done: CommittedFile, targets: OpenFolders, folder: Folder, flow: st
         except RetryLater as error:
             wait = Wait.of(error)
     if done.report is not None and wait is None:
-        name = place.name if place is not None else entry.name
+        name = os.path.basename(place) if place is not None else entry.name  # noqa: PTH119
         try:
             done.report.publish(name)
         except OSError as error:
@@ -84,30 +87,33 @@ def _archive(done: CommittedFile, targets: OpenFolders, folder: Folder, flow: st
     return FileResult(done.file.dropped, flow, done.status, done.ledger_id, done.entry, wait, place)
 
 
-def _moved(done: CommittedFile, targets: OpenFolders, folder: Folder) -> Path:
+def _moved(done: CommittedFile, targets: OpenFolders, folder: Folder) -> str:
     """Where it lies now. Raises FileGone or RetryLater."""
     entry = done.file.entry
     try:
         target = targets.open(folder, make=True)
     except OSError as error:
         raise move.not_moved(error, entry, folder.path) from None
-    return move.move(entry, target, names.storable(entry.name), done.ledger_id, done.file.state).path
+    return move.move(entry, target, names.storable(entry.name), done.ledger_id, done.file.state).place
 
 
-def _log(result: FileResult, milliseconds: float) -> None:
-    """One line for a file that has a line in the ledger."""
+def _told(result: FileResult, milliseconds: float) -> Iterator[Line]:
+    """What the log says of a file that has a line in the ledger, where it is news."""
     entry = result.entry
+    if entry is None and result.place is None:
+        return
     name = printable(result.dropped.relative)
     what = f"{result.flow or '(no flow)'} #{result.ledger_id} {name}"
-    bound = {"flow": result.flow, "file": name, "ledger_id": result.ledger_id}
+    fields: dict[str, object] = {"flow": result.flow, "file": name, "ledger_id": result.ledger_id}
     if entry is None:
-        logger.bind(**bound).info("{}: was {} before, archived now", what, result.status)
+        yield Line("INFO", f"{what}: was {result.status} before, archived now", fields)
         return
-    counts = {count: getattr(entry, count) for count in COUNTS}
-    told = "".join(f" {count}={value}" for count, value in counts.items() if value)
+    counts = dict(zip(COUNTS, _counts(entry), strict=True))
+    told = "".join([f" {count}={value}" for count, value in counts.items() if value])
     level = "WARNING" if entry.status in (FileStatus.REJECTED, FileStatus.PARTIAL) else "INFO"
     error = f": {entry.error}" if entry.error else ""
-    line = logger.bind(**bound, **counts, milliseconds=round(milliseconds, 1))
-    line.log(level, "{}: {}{} {:.1f} ms{}", what, entry.status.value, told, milliseconds, error)
+    fields |= counts
+    fields["milliseconds"] = round(milliseconds, 1)
+    yield Line(level, f"{what}: {entry.status.value}{told} {milliseconds:.1f} ms{error}", fields)
     if entry.drift:
-        line.warning("{}: fields this flow does not know: {}", what, dict(entry.drift))
+        yield Line("WARNING", f"{what}: fields this flow does not know: {dict(entry.drift)}", fields)

@@ -89,7 +89,9 @@ def _decided(
     for read, file_id in files:
         file = read.file
         before, again = loaded.get(file.sha256), placed.get(file.state.identity.key)
-        resumes = None if file.stays else _same_file(unfiled[file.sha256, file.place], file.state.identity.key)
+        resumes = None
+        if unfiled and not file.stays:
+            resumes = _same_file(unfiled[file.sha256, file.place], file.state.identity.key)
         if resumes is not None:
             made = LoadDecision(read, file_id, resumes=resumes)
         elif before is None:

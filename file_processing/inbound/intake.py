@@ -1,7 +1,8 @@
 """Intake: dropped files in groups, each opened and hashed before a record of it is read."""
 
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,27 +121,27 @@ def _take_in(
     dropped, rejection, stays = routed.dropped, routed.rejection, root is None
     entry = open_file.entry_of(folders, dropped.path, root)
     seen = (dropped.size, dropped.mtime_ns)
-    with ExitStack() as this_file:
-        try:
-            source = this_file.enter_context(open_file.opened(entry, max_bytes=max_bytes, seen=seen))
-        except RejectFile as error:
-            return _unread(dropped, entry, Rejection.of(error), stays=stays)
-        sha256 = source.sha256()
-        known = (dropped, entry, source.read_state(sha256), stays, sha256)
-        if rejection is not None:
-            return InboundFile(*known, rejection=rejection)
-        long = _is_long(entry.name, source.identity.bytes)
-        if long:
-            if not alone:
-                raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
-            folders.enter_context(this_file.pop_all())
-        return InboundFile(*known, source, long)
+    try:
+        source = open_file.opened(entry, max_bytes=max_bytes, seen=seen)
+    except RejectFile as error:
+        return _unread(dropped, entry, Rejection.of(error), stays=stays)
+    if source.is_open:
+        folders.enter_context(source)
+    sha256 = source.sha256()
+    known = (dropped, entry, source.read_state(sha256), stays, sha256)
+    if rejection is not None:
+        return InboundFile(*known, rejection=rejection)
+    long = _is_long(entry.name, source.identity.bytes)
+    if long and not alone:
+        raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
+    return InboundFile(*known, source, long)
 
 
 def _unread(dropped: DroppedFile, entry: Entry, rejection: Rejection, *, stays: bool) -> InboundFile:
     """What cannot even be opened: a link, a pipe, a file too large."""
     try:
-        return InboundFile(dropped, entry, ReadState(Identity.of(entry.status())), stays, rejection=rejection)
+        state = ReadState(Identity.of(status := entry.status()), is_regular=stat.S_ISREG(status.st_mode))
+        return InboundFile(dropped, entry, state, stays, rejection=rejection)
     except OSError as error:
         raise FileGone("the file is no longer there") from error
 

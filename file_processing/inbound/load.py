@@ -258,7 +258,7 @@ class Loader:
                         f"its report cannot be written: {error}", "make room in REJECTED_DIR; it is tried again"
                     )
                     left[made.file_id] = LeftFile(done.file.dropped, wait)
-            reported.append(replace(done, report=report))
+            reported.append(done if report is done.report else replace(done, report=report))
         if left:
             for done in reported:
                 if done.entry is not None and done.report is not None:

@@ -8,10 +8,9 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from file_processing.inbound.formats.base import GZIP_SUFFIX
 from models.errors import FileGone, RejectFile, RetryLater
@@ -31,31 +30,29 @@ _STILL_WRITTEN_SECONDS = 0.2
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open regular file; a small one is read once and kept.
+    """An open regular file, as long as this is in use; a small one was read at once, and is kept.
 
     times_tell: whether writing to it changes its times for certain.
     """
 
     name: str
-    file: io.FileIO
+    descriptor: int
     identity: Identity
     times_tell: bool
     _bytes: bytes | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bytes is None:
+            os.close(self.descriptor)
+
     def sha256(self) -> bytes:
         """The digest of its bytes as they lie there, compressed or not. Raises RetryLater."""
-        if self.identity.bytes > READ_BYTES:
-            return hashlib.file_digest(self.raw(), "sha256").digest()
-        try:
-            # A writer who comes while it is held is kept waiting for less than a millisecond.
-            with lease.held(self.file.fileno()) as writer:
-                _check_unwritten(writer)
-                data = os.pread(self.file.fileno(), self.identity.bytes, 0)
-        except OSError as error:
-            raise unreadable(error) from error
-        self.check_unchanged()
-        self._bytes = data
-        return hashlib.sha256(data).digest()
+        if self._bytes is not None:
+            return hashlib.sha256(self._bytes).digest()
+        return hashlib.file_digest(self.raw(), "sha256").digest()
 
     def read_state(self, sha256: bytes) -> ReadState:
         """What was read, as `move` wants it."""
@@ -65,24 +62,24 @@ class OpenFile:
         """Its bytes from the start; reading them raises RetryLater."""
         if self._bytes is not None:
             return _KeptBytes(self._bytes)
-        self.file.seek(0)
-        return io.BufferedReader(_File(self.file.fileno(), closefd=False), READ_BYTES)
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        return io.BufferedReader(_File(self.descriptor, closefd=False), READ_BYTES)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still to be read, and to be closed then."""
+        return self._bytes is None
 
     @property
     def bytes_read(self) -> int:
         """So many of its bytes, as they lie there, have been read for their content."""
-        return self.identity.bytes if self._bytes is not None else self.file.tell()
+        return self.identity.bytes if self._bytes is not None else os.lseek(self.descriptor, 0, os.SEEK_CUR)
 
     def check_unchanged(self) -> None:
         """Raises RetryLater when the file was written to while it was read; one that is kept was read once."""
         if self._bytes is None:
-            _check_unwritten(lease.writer_state(self.file.fileno()))
-            if Identity.of(os.fstat(self.file.fileno())) != self.identity:
-                raise RetryLater(
-                    "the file changed while it was read",
-                    hint="it is read again when it is at rest",
-                    after_seconds=_STILL_WRITTEN_SECONDS,
-                )
+            _check_unwritten(lease.writer_state(self.descriptor))
+            _check_same(self.descriptor, self.identity)
 
 
 def _check_unwritten(writer: WriterState) -> None:
@@ -90,6 +87,16 @@ def _check_unwritten(writer: WriterState) -> None:
     if writer is WriterState.WRITING:
         raise RetryLater(
             "still being written", hint="it is read when it is closed", after_seconds=_STILL_WRITTEN_SECONDS
+        )
+
+
+def _check_same(descriptor: int, identity: Identity) -> None:
+    """Raises RetryLater."""
+    if Identity.of(os.fstat(descriptor)) != identity:
+        raise RetryLater(
+            "the file changed while it was read",
+            hint="it is read again when it is at rest",
+            after_seconds=_STILL_WRITTEN_SECONDS,
         )
 
 
@@ -122,11 +129,8 @@ def entry_of(folders: OpenFolders, path: Path, root: Path | None) -> Entry:
         raise _left(error) from None
 
 
-@contextmanager
-def opened(
-    entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None, only_looks: bool = False
-) -> Iterator[OpenFile]:
-    """Open a file for reading, unless somebody writes it.
+def opened(entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None, only_looks: bool = False) -> OpenFile:
+    """Open a file for reading, unless somebody writes it; a small one is read, and closed again.
 
     seen: its size in bytes and its mtime in nanoseconds when it was found complete. It has to be the same still
         where the kernel cannot tell who writes it.
@@ -140,25 +144,47 @@ def opened(
         descriptor = entry.open(os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise _explained(error) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    is_open = False
+    try:
+        source = _opened(entry.name, descriptor, max_bytes, seen, only_looks)
+        is_open = source.is_open
+    finally:
+        if not is_open:
+            os.close(descriptor)  # and with it the lease
+    return source
+
+
+def _opened(name: str, descriptor: int, max_bytes: int, seen: tuple[int, int] | None, only_looks: bool) -> OpenFile:
+    # A writer who comes while it is held is kept waiting for less than a millisecond.
+    writer = lease.take(descriptor)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         raise RejectFile("not a regular file", hint="drop the file itself, not a link, pipe or device")
-    with open(descriptor, "rb", buffering=0) as file:
-        with lease.held(descriptor) as writer:
-            _check_unwritten(writer)
-            status = os.fstat(descriptor)
-        if writer is WriterState.UNKNOWN and seen not in (None, (status.st_size, status.st_mtime_ns)):
-            raise RetryLater(
-                "it changed since it was found complete",
-                hint="it is read when it is at rest",
-                after_seconds=_STILL_WRITTEN_SECONDS,
-            )
-        if status.st_size > max_bytes:
-            raise RejectFile(
-                f"{status.st_size} bytes are more than MAX_FILE_BYTES allows ({max_bytes})",
-                hint="split the file or raise MAX_FILE_BYTES",
-            )
-        yield OpenFile(entry.name, file, Identity.of(status), only_looks or _times_tell(status))
+    _check_unwritten(writer)
+    if writer is WriterState.UNKNOWN and seen not in (None, (status.st_size, status.st_mtime_ns)):
+        raise RetryLater(
+            "it changed since it was found complete",
+            hint="it is read when it is at rest",
+            after_seconds=_STILL_WRITTEN_SECONDS,
+        )
+    if status.st_size > max_bytes:
+        raise RejectFile(
+            f"{status.st_size} bytes are more than MAX_FILE_BYTES allows ({max_bytes})",
+            hint="split the file or raise MAX_FILE_BYTES",
+        )
+    identity = Identity.of(status)
+    if identity.bytes > READ_BYTES:
+        if writer is WriterState.DONE:
+            lease.give_back(descriptor)
+        return OpenFile(name, descriptor, identity, only_looks or _times_tell(status))
+    times_tell = _times_tell(status)
+    try:
+        data = os.pread(descriptor, identity.bytes, 0)
+    except OSError as error:
+        raise unreadable(error) from error
+    if writer is WriterState.UNKNOWN:
+        _check_same(descriptor, identity)
+    return OpenFile(name, descriptor, identity, times_tell, data)
 
 
 def _times_tell(status: os.stat_result) -> bool:

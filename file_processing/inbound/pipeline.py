@@ -12,8 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy
@@ -39,15 +39,19 @@ from services.files.folders import Folders
 from services.ledger import inbound as ledger
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Steps:
-    """What handling the files of one flow takes; without flow, files that none takes."""
+    """What handling the files of one flow takes; without flow, files that none takes.
+
+    unmarked: ledger id and new place of the files that the ledger does not know as filed yet.
+    marking: the transaction that tells it, while the database is at it.
+    """
 
     flow: str | None
     validator: Validator | None
     loader: Loader
-    unmarked: list[tuple[int, str | None]]
-    """Ledger id and new place of the files that the ledger does not know as filed yet."""
+    unmarked: list[tuple[int, str | None]] = field(default_factory=list)
+    marking: ExitStack | None = None
 
 
 class Pipeline:
@@ -88,7 +92,7 @@ class Pipeline:
         reports = self._folders.rejected_of(name)
         upsert = Upsert(flow) if flow else None
         loader = Loader(flow, upsert, Deduplicator(flow), reports, node, self._limits, progress)
-        return _Steps(name, Validator(flow) if flow else None, loader, [])
+        return _Steps(name, Validator(flow) if flow else None, loader)
 
     @property
     def flows(self) -> list[str | None]:
@@ -115,10 +119,13 @@ class Pipeline:
         told of are where they were, and nothing of them loaded.
         """
         steps = self._steps[flow]
-        for group in intake.groups(files):
-            self._go_on()
-            self._room()
-            yield from self._handle_group(steps, group)
+        try:
+            for group in intake.groups(files):
+                self._go_on()
+                self._room()
+                yield from self._handle_group(steps, group)
+        finally:
+            self._await_marks(steps)
 
     def _handle_group(self, steps: _Steps, group: Sequence[RoutedFile]) -> Iterator[FileResult]:
         started = time.perf_counter()
@@ -128,13 +135,13 @@ class Pipeline:
             read.reading(taken.files, steps.validator, limits=limits, go_on=self._go_on) as reads,
         ):
             yield from (FileResult.of_left(left, steps.flow) for left in taken.left)
-            for loaded in self._load(steps.loader, reads):
+            for loaded in self._load(steps, reads):
                 results = archive.archive(loaded.committed, self._folders, steps.flow, started=started)
-                self._mark_filed(steps, results)
+                self._send_marks(steps, results)
                 yield from results
                 yield from (FileResult.of_left(left, steps.flow) for left in loaded.left)
 
-    def _load(self, loader: Loader, reads: Sequence[ReadResult]) -> Iterator[Loaded]:
+    def _load(self, steps: _Steps, reads: Sequence[ReadResult]) -> Iterator[Loaded]:
         """Load a group; where that fails for no known reason, split it until the file at fault stands alone.
 
         Raises RetryLater or StopDaemon for what is not the files' fault.
@@ -142,8 +149,9 @@ class Pipeline:
         groups = deque([reads] if reads else [])
         while groups:
             group = groups.popleft()
+            self._await_marks(steps)
             try:
-                yield self._load_once(loader, group)
+                yield self._load_once(steps.loader, group)
             except (RetryLater, StopDaemon):
                 raise
             except Exception as error:  # noqa: BLE001  # a mistake, ours or the flow's: find the file at fault
@@ -159,20 +167,35 @@ class Pipeline:
         with self._connection() as connection:
             return loader.load(connection, reads)
 
-    def _mark_filed(self, steps: _Steps, results: Sequence[FileResult]) -> None:
-        """Tell the ledger; what it cannot take now is told with the next group, or after the next start."""
+    def _send_marks(self, steps: _Steps, results: Sequence[FileResult]) -> None:
+        """Tell the ledger what is filed; the database is at it while the next files are read."""
         if self.router.root is not None:
             for result in results:
                 if result.wait is None and result.ledger_id is not None:
-                    steps.unmarked.append((result.ledger_id, str(result.place) if result.place else None))
+                    steps.unmarked.append((result.ledger_id, result.place))
         if not steps.unmarked:
             return
         try:
-            with self._connection() as connection, connection.transaction():
+            with ExitStack() as marking:
+                connection = marking.enter_context(self._connection())
+                marking.enter_context(connection.transaction())
+                marking.enter_context(connection.pipeline())  # nothing waits for an answer until it is left
                 ledger.mark_filed(connection, steps.unmarked)
-            steps.unmarked.clear()
+                steps.marking = marking.pop_all()
         except TidegateError as error:
-            logger.debug("{} files are not marked as filed yet: {}", len(steps.unmarked), error)
+            _not_marked(steps, error)
+
+    def _await_marks(self, steps: _Steps) -> None:
+        """What the ledger could not take is told with the next group, or after the next start."""
+        if steps.marking is None:
+            return
+        marking, steps.marking = steps.marking, None
+        try:
+            marking.close()
+        except TidegateError as error:
+            _not_marked(steps, error)
+        else:
+            steps.unmarked.clear()
 
     def _go_on(self) -> None:
         """Raises RetryLater."""
@@ -193,3 +216,7 @@ class Pipeline:
             finally:
                 if connection.closed:
                     pooled.invalidate()
+
+
+def _not_marked(steps: _Steps, error: TidegateError) -> None:
+    logger.debug("{} files are not marked as filed yet: {}", len(steps.unmarked), error)

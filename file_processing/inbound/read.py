@@ -8,12 +8,13 @@ from loguru import logger
 
 from file_processing.inbound import open_file
 from file_processing.inbound.formats import detect
-from file_processing.inbound.formats.base import GoOn, Reading, RejectExchange, Rejection
+from file_processing.inbound.formats.base import Batch, GoOn, Reading, RejectExchange, Rejection
 from file_processing.inbound.intake import InboundFile
 from file_processing.inbound.limits import Limits, Rejects
 from file_processing.inbound.open_file import OpenFile
 from file_processing.inbound.validate import CheckedBatch, Validator
 from models.errors import RejectFile, TidegateError
+from models.flow import Flow
 from services.runtime import prefetch
 
 FORMAT_PEEK_BYTES = 4096
@@ -49,53 +50,106 @@ def reading(
     Raises RetryLater where the daemon stops.
     """
     with ExitStack() as ahead:
-        results = []
+        results: list[ReadResult | _Parsed] = []
         for file in files:
             if file.rejection is not None or validator is None or file.source is None:
                 results.append(ReadResult(file).not_loading(file.rejection or Rejection("it belongs to no flow")))
-                continue
-            batches = _batches(file.source, validator, limits, go_on)
-            if file.is_long:
-                fetched = prefetch.ahead(batches)
+            elif file.is_long:
+                fetched = prefetch.ahead(_of_long(file.source, validator, limits, go_on))
                 ahead.callback(fetched.close)
                 results.append(ReadResult(file, fetched))
             else:
-                results.append(_at_once(file, batches))
-        yield results
+                results.append(_parsed(file, file.source, validator.flow, limits, go_on))
+        yield _with_checked(results, validator, limits)
 
 
-def _at_once(file: InboundFile, batches: Iterator[CheckedBatch]) -> ReadResult:
-    read: list[CheckedBatch] = []
+@dataclass(slots=True)
+class _Parsed:
+    """A file that was read at once and is not checked yet: its batches, up to where it is malformed."""
+
+    file: InboundFile
+    batches: list[Batch]
+    rejection: Rejection | None = None
+
+
+def _parsed(file: InboundFile, source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> _Parsed:
+    parsed = _Parsed(file, [])
     try:
-        read.extend(batches)
+        parsed.batches.extend(_batches(source, flow, limits, go_on))
     except RejectFile as error:
-        return ReadResult(file, tuple(read), loads=False, rejection=Rejection.of(error))
+        parsed.rejection = Rejection.of(error)
     except TidegateError:
         raise
     except Exception as error:  # noqa: BLE001  # rejected, with its traceback in the log
-        return ReadResult(file, tuple(read), loads=False, rejection=unexpected(file, error))
-    return ReadResult(file, tuple(read))
+        parsed.rejection = unexpected(file, error)
+    return parsed
 
 
-def _batches(source: OpenFile, validator: Validator, limits: Limits, go_on: GoOn) -> Iterator[CheckedBatch]:
-    name = source.name
+def _with_checked(
+    results: Sequence[ReadResult | _Parsed], validator: Validator | None, limits: Limits
+) -> list[ReadResult]:
+    """The results, those that were only parsed with their batches checked: together where all of them are good."""
+    if validator is None:
+        return [result for result in results if isinstance(result, ReadResult)]
+    whole = [each.batches[0] for each in results if isinstance(each, _Parsed) and _is_whole(each)]
+    together = iter(validator.check_together(whole) or ())
+    checked: list[ReadResult] = []
+    for each in results:
+        if isinstance(each, ReadResult):
+            checked.append(each)
+        elif _is_whole(each) and (good := next(together, None)) is not None:
+            checked.append(ReadResult(each.file, (good,)))
+        else:
+            checked.append(_checked(each, validator, limits))
+    return checked
+
+
+def _is_whole(parsed: _Parsed) -> bool:
+    return parsed.rejection is None and len(parsed.batches) == 1
+
+
+def _checked(parsed: _Parsed, validator: Validator, limits: Limits) -> ReadResult:
+    file, rejection = parsed.file, parsed.rejection
+    read: list[CheckedBatch] = []
     try:
-        rejects = Rejects(limits)
-        unpacked = limits.unpacked_bytes(source.identity.bytes)
-        content = open_file.content(source, max_bytes=limits.max_bytes, max_unpacked=unpacked)
-        found = detect.format_of(name, content.peek(FORMAT_PEEK_BYTES), validator.flow)
-        for batch in found.read(content, Reading(detect.plain_name(name), validator.flow, go_on=go_on)):
-            yield validator.check(batch, rejects)
-            if rejects.too_many():
-                reason, hint = limits.why_too_many(rejects.rejected, rejects.records)
-                raise RejectExchange(reason, exchange=batch.exchange, hint=hint)
-            go_on()
+        read.extend(_check(parsed.batches, validator, limits))
+    except RejectFile as error:
+        rejection = Rejection.of(error)
+    except TidegateError:
+        raise
+    except Exception as error:  # noqa: BLE001  # rejected, with its traceback in the log
+        rejection = unexpected(file, error)
+    return ReadResult(file, tuple(read), loads=rejection is None, rejection=rejection)
+
+
+def _of_long(source: OpenFile, validator: Validator, limits: Limits, go_on: GoOn) -> Iterator[CheckedBatch]:
+    try:
+        yield from _check(_batches(source, validator.flow, limits, go_on), validator, limits)
         source.check_unchanged()
     except RejectFile:
         source.check_unchanged()  # what is half written is not rejected: it waits
         raise
+
+
+def _batches(source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> Iterator[Batch]:
+    try:
+        unpacked = limits.unpacked_bytes(source.identity.bytes)
+        content = open_file.content(source, max_bytes=limits.max_bytes, max_unpacked=unpacked)
+        found = detect.format_of(source.name, content.peek(FORMAT_PEEK_BYTES), flow)
+        for batch in found.read(content, Reading(detect.plain_name(source.name), flow, go_on=go_on)):
+            yield batch
+            go_on()
     except OSError as error:
         raise open_file.unreadable(error) from error
+
+
+def _check(batches: Iterable[Batch], validator: Validator, limits: Limits) -> Iterator[CheckedBatch]:
+    rejects = Rejects(limits)
+    for batch in batches:
+        yield validator.check(batch, rejects)
+        if rejects.too_many():
+            reason, hint = limits.why_too_many(rejects.rejected, rejects.records)
+            raise RejectExchange(reason, exchange=batch.exchange, hint=hint)
 
 
 def unexpected(file: InboundFile, error: Exception) -> Rejection:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Protocol
 
 from file_processing.inbound import open_file
@@ -64,7 +64,7 @@ class Router:
                 hint="it is left alone: put a folder in its place, or mount the other one there",
             )
         try:
-            flow = by_folder(PurePath(dropped.relative), self.flows)
+            flow = by_folder(dropped.relative, self.flows)
         except RejectFile as error:
             return RoutedFile(dropped, None, Rejection.of(error))
         return RoutedFile(dropped, flow.name) if flow else self.route_by_content(dropped)
@@ -86,14 +86,14 @@ class Router:
             raise open_file.unreadable(error) from error
 
 
-def by_folder(relative: PurePath, flows: Flows) -> Flow | None:
+def by_folder(relative: str, flows: Flows) -> Flow | None:
     """The flow whose folder a path below the input root lies in; `None` right in the root.
 
     Raises RejectFile when the folder is no flow's.
     """
-    if len(relative.parts) == 1:
+    folder, below, _ = relative.partition("/")
+    if not below:
         return None
-    folder = relative.parts[0]
     flow = flows.get(folder)
     if flow is None:
         raise RejectFile(f"the folder {printable(folder)!r} belongs to no flow", hint=_folders(flows))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Annotated, Any, cast
 
 from pydantic import AliasChoices, AliasPath, BaseModel, FailFast, TypeAdapter, ValidationError
@@ -52,6 +53,9 @@ class CheckedBatch:
     drift: Mapping[str, int]
 
 
+_NO_DRIFT: Mapping[str, int] = MappingProxyType({})
+
+
 class Validator:
     """Checks the records of one flow. Made once: building the adapter takes milliseconds."""
 
@@ -90,6 +94,26 @@ class Validator:
             shown = {index: reasons[index] for index in first}
         drift = self._drift(batch.records[:records])
         return CheckedBatch(batch, records, rows, of_records, children, rejected(batch, shown), len(reasons), drift)
+
+    def check_together(self, batches: Sequence[Batch]) -> list[CheckedBatch] | None:
+        """The same for a batch of each of several files; None where any record of them is bad."""
+        records = [record for batch in batches for record in batch.records]
+        try:
+            valid = self._all_good.validate_python(records)
+        except Exception:  # noqa: BLE001  # the flow's own validators may fail in any way
+            return None
+        has_drift = bool(self._drift(records))
+        checked: list[CheckedBatch] = []
+        reasons: dict[int, list[Reason]] = {}
+        start = 0
+        for batch in batches:
+            count = len(batch.records)
+            good = valid[start : start + count]
+            rows, of_records, children = self._to_rows(batch, range(count), good, reasons)
+            drift = self._drift(batch.records) if has_drift else _NO_DRIFT
+            checked.append(CheckedBatch(batch, count, rows, of_records, children, (), 0, drift))
+            start += count
+        return None if reasons else checked
 
     def _piece_by_piece(
         self, records: Sequence[object], rejects: Rejects

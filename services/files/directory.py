@@ -88,6 +88,11 @@ class Entry:
         """For people to read."""
         return self.folder.path / self.name
 
+    @property
+    def place(self) -> str:
+        """The same as text."""
+        return f"{self.folder.path}/{self.name}"
+
     def status(self) -> os.stat_result:
         """Of what has the name, never of what a link there leads to."""
         return os.stat(self.name, dir_fd=self.folder.descriptor, follow_symlinks=False)
@@ -148,6 +153,7 @@ class OpenFolders(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         self._open: dict[Folder, Directory] = {}
+        self._parents: dict[tuple[str, str | None], Directory] = {}
 
     def open(self, folder: Folder, *, make: bool = False) -> Directory:
         """Raises LeadsOut."""
@@ -161,12 +167,21 @@ class OpenFolders(ExitStack):
 
         Raises LeadsOut.
         """
-        parent, name = os.path.split(path)
-        if root is None:
-            return self.open(Folder(Path(parent or "."))).entry(name)
-        if parent != root and not parent.startswith(root.rstrip("/") + "/"):
-            raise LeadsOut(path)
-        return self.open(Folder(Path(root), parent[len(root) :].lstrip("/") or ".")).entry(name)
+        parent, _, name = path.rpartition("/")
+        opened = self._parents.get((parent, root))
+        if opened is None:
+            opened = self._parents[parent, root] = self.open(_folder_of(path, root))
+        return opened.entry(name)
+
+
+def _folder_of(path: str, root: str | None) -> Folder:
+    """The folder in which `path` lies. Raises LeadsOut."""
+    parent = os.path.dirname(path)  # noqa: PTH120
+    if root is None:
+        return Folder(Path(parent or "."))
+    if parent != root and not parent.startswith(root.rstrip("/") + "/"):
+        raise LeadsOut(path)
+    return Folder(Path(root), parent[len(root) :].lstrip("/") or ".")
 
 
 def within(root: Path, path: str) -> tuple[Folder, str]:

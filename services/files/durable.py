@@ -148,9 +148,11 @@ def rename(source: Entry, folder: Directory, name: str, number: int) -> Entry:
     """Rename within a file system, never over another file; the new name."""
     for candidate in _candidates(name, number):
         target = folder.entry(candidate)
-        with contextlib.suppress(FileExistsError):
+        try:
             _rename_exclusively(source, target, number)
-            return target
+        except FileExistsError:
+            continue
+        return target
     raise AssertionError
 
 

@@ -23,12 +23,17 @@ def held(descriptor: int) -> Iterator[WriterState]:
     DONE: nobody writes, and who opens the file for writing meanwhile is kept waiting: be short.
     UNKNOWN: another user's file without CAP_LEASE, a file system or platform without leases.
     """
-    state = _take(descriptor)
+    state = take(descriptor)
     try:
         yield state
     finally:
         if state is WriterState.DONE:
-            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            give_back(descriptor)
+
+
+def give_back(descriptor: int) -> None:
+    """Let those write who want to."""
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def writer_state(descriptor: int) -> WriterState:
@@ -37,7 +42,13 @@ def writer_state(descriptor: int) -> WriterState:
         return state
 
 
-def _take(descriptor: int) -> WriterState:
+def is_awaited(descriptor: int) -> bool:
+    """Whether somebody waits to open the file for writing, of a file whose lease is held."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETLEASE) != fcntl.F_RDLCK
+
+
+def take(descriptor: int) -> WriterState:
+    """Take a read lease, and what it says; one that was to be had goes when the descriptor is closed, see `held`."""
     if not hasattr(fcntl, "F_SETLEASE"):
         return WriterState.UNKNOWN
     try:

@@ -5,10 +5,9 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from models.errors import FileGone, RetryLater
 from services.files import durable, lease
@@ -18,11 +17,13 @@ from services.files.names import numbered
 
 COPY_BYTES = 1 << 20
 
+_NOT_OPENED = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}
+"""Why a file is not opened: it may not be read, or a link or a socket has taken its place."""
+
 _ANOTHER = "another file has taken its place, or it is written to"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Which file, in which state, as far as the file system can tell. Renaming changes `ctime_ns` as writing does."""
 
     device: int
@@ -37,8 +38,7 @@ class Identity:
 
     def is_moved(self, status: os.stat_result) -> bool:
         """Whether this is still it, apart from its name."""
-        found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        return found == (self.device, self.inode, self.bytes, self.mtime_ns)
+        return self[:4] == (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     @property
     def key(self) -> str:
@@ -48,10 +48,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class ReadState:
-    """A file as it was read. sha256: where its times alone cannot tell whether it was written to since."""
+    """A file as it was read. sha256: where its times alone cannot tell whether it was written to since.
+
+    is_regular: whether it could be read at all; nothing else has writers that matter.
+    """
 
     identity: Identity
     sha256: bytes | None = None
+    is_regular: bool = True
 
     def fits(self, status: os.stat_result) -> bool:
         """Whether this may still be it; where there is a digest, it has the last word."""
@@ -69,23 +73,30 @@ def move(source: Entry, folder: Directory, name: str, number: int, read: ReadSta
     RetryLater when the folder cannot take it.
     """
     try:
-        with _opened(source, read) as descriptor:
-            if not _is_linked(source.status()):
-                with _across_file_systems():
-                    return _rename(source, folder, name, number, read, descriptor)
-        return _copy(source, folder, name, number, read)
+        with _Opened(source, read) as descriptor:
+            moved = _rename(source, folder, name, number, read, descriptor)
+        return moved or _copy(source, folder, name, number, read)
     except OSError as error:
         raise not_moved(error, source, folder.path) from None
 
 
 def _rename(
     source: Entry, folder: Directory, name: str, number: int, read: ReadState | None, descriptor: int | None
-) -> Entry:
-    with _at_rest(source, read, descriptor) as status:
+) -> Entry | None:
+    """None where it has to be copied: the folders lie on two file systems, or it has further links."""
+    status, writer = _look(source, descriptor)
+    if _is_linked(status):
+        return None
+    _check_at_rest(status, writer, read)
+    try:
         target = durable.rename(source, folder, name, number)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            return None
+        raise
     moved = target.status()
     same = Identity.of(status).is_moved(moved) and not _is_linked(moved)
-    if not same or not _is_unwritten(descriptor, read):
+    if not same or not _is_unwritten(descriptor, writer, read):
         # Another file, another link or a writer came between the look and the rename.
         durable.rename(target, source.folder, source.name, number)
         raise FileGone(_ANOTHER)
@@ -96,60 +107,60 @@ def _is_linked(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
 
 
-@contextmanager
-def _across_file_systems() -> Iterator[None]:
-    """What cannot be renamed because the folders lie on two file systems is no fault."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
+class _Opened:
+    """A descriptor by which the kernel can be asked about its writers; None where it cannot, or need not.
 
-
-@contextmanager
-def _opened(source: Entry, read: ReadState | None) -> Iterator[int | None]:
-    """A descriptor by which the kernel can be asked about its writers; None where it cannot, or need not."""
-    if read is None or not stat.S_ISREG(source.status().st_mode):
-        yield None
-        return
-    try:
-        descriptor = source.open(os.O_RDONLY | os.O_NONBLOCK)
-    except PermissionError:
-        yield None
-        return
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _at_rest(source: Entry, read: ReadState | None, descriptor: int | None) -> Iterator[os.stat_result]:
-    """Its status, once it is known to be what was read; who would write to it waits as long as this is in use.
-
-    Raises FileGone, OSError.
+    A lease on it goes with it: who would write to the file waits as long as this is in use.
     """
-    with ExitStack() as stack:
-        writer = stack.enter_context(lease.held(descriptor)) if descriptor is not None else WriterState.UNKNOWN
-        status = source.status()
-        if writer is WriterState.WRITING or (read is not None and not read.fits(status)):
-            raise FileGone(_ANOTHER)
-        yield status
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, source: Entry, read: ReadState | None) -> None:
+        self._descriptor: int | None = None
+        if read is not None and read.is_regular:
+            try:
+                self._descriptor = source.open(os.O_RDONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno not in _NOT_OPENED:
+                    raise
+
+    def __enter__(self) -> int | None:
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
-def _is_unwritten(descriptor: int | None, read: ReadState | None) -> bool:
-    """Whether nobody came to write to it who was kept waiting, or whom its times do not tell of."""
+def _look(source: Entry, descriptor: int | None) -> tuple[os.stat_result, WriterState]:
+    """Its status, and its writers; where there is a lease, from now on nobody changes it. Raises OSError."""
+    if descriptor is None:
+        return source.status(), WriterState.UNKNOWN
+    writer = lease.take(descriptor)
+    return os.fstat(descriptor), writer
+
+
+def _check_at_rest(status: os.stat_result, writer: WriterState, read: ReadState | None) -> None:
+    """Raises FileGone when it is not what was read, or somebody writes to it."""
+    if writer is WriterState.WRITING or (read is not None and not read.fits(status)):
+        raise FileGone(_ANOTHER)
+
+
+def _is_unwritten(descriptor: int | None, writer: WriterState, read: ReadState | None) -> bool:
+    """Whether nobody came to write to it who is kept waiting, or whom its times do not tell of."""
     if descriptor is None or read is None:
         return True
-    if lease.writer_state(descriptor) is WriterState.WRITING:
+    if read.sha256 is not None and _digest(descriptor) != read.sha256:
         return False
-    return read.sha256 is None or _digest(descriptor) == read.sha256
+    return writer is not WriterState.DONE or not lease.is_awaited(descriptor)
 
 
 def _digest(descriptor: int) -> bytes:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    with open(descriptor, "rb", closefd=False) as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    digest, at = hashlib.sha256(), 0
+    while data := os.pread(descriptor, COPY_BYTES, at):
+        digest.update(data)
+        at += len(data)
+    return digest.digest()
 
 
 def not_moved(error: OSError, source: Entry, folder: Path) -> FileGone | RetryLater:
@@ -184,7 +195,9 @@ def _copy(source: Entry, folder: Directory, name: str, number: int, read: ReadSt
         target = copy(source, status, folder, name, number)
         folder.sync()
     try:
-        with _opened(source, read) as descriptor, _at_rest(source, read, descriptor):
+        with _Opened(source, read) as descriptor:
+            _, writer = _look(source, descriptor)
+            _check_at_rest(source.status(), writer, read)
             if read.sha256 is not None and descriptor is not None and _digest(descriptor) != read.sha256:
                 raise FileGone(_ANOTHER)
             source.unlink()

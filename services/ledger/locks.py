@@ -26,8 +26,11 @@ _NUMBERS = 0x7469_6E75
 _FLOW_WAIT_SECONDS = 1.0
 """How long a loader waits for its turn before it rests."""
 
-# The lock comes before what is set behind it.
-_LOCK_FLOW = "select pg_advisory_xact_lock(%s, hashtext(%s)), set_config('lock_timeout', %s, true)"
+# One after the other, as they stand.
+_LOCK_FLOW = """
+select set_config('lock_timeout', %s, true), pg_advisory_xact_lock(%s, hashtext(%s)),
+    set_config('lock_timeout', %s, true)
+"""
 
 
 class FlowBusy(RetryLater):
@@ -45,9 +48,9 @@ def lock_flow(connection: Connection, flow: str | None) -> None:
 
     Raises FlowBusy when another transaction keeps it for long.
     """
-    connection.execute("select set_config('lock_timeout', %s, true)", [f"{_FLOW_WAIT_SECONDS}s"])
+    waits = f"{_FLOW_WAIT_SECONDS}s", f"{connections.LOCK_WAIT_SECONDS}s"
     try:
-        connection.execute(_LOCK_FLOW, [_LOADERS, flow or "", f"{connections.LOCK_WAIT_SECONDS}s"])
+        connection.execute(_LOCK_FLOW, [waits[0], _LOADERS, flow or "", waits[1]])
     except LockNotAvailable as error:
         raise FlowBusy("another process is loading files of this flow") from error
 

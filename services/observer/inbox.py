@@ -108,9 +108,7 @@ class Inbox:
 
     def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
-        found = self._paths.take(limit, timeout)
-        self._refill()  # of some another daemon may have been quicker
-        return found
+        return self._paths.take(limit, timeout)
 
     def done(self, paths: Iterable[Path]) -> None:
         """The loader has filed these: whatever has their name from now on is new."""

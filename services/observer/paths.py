@@ -3,7 +3,6 @@
 import heapq
 import itertools
 import math
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -153,7 +152,8 @@ class Paths:
     def take(self, limit: int, timeout: float) -> list[FoundFile]:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first.
 
-        Lanes take turns, so that the files of one are not behind all of another's.
+        Lanes take turns, so that the files of one are not behind all of another's. Another daemon may have had
+        some of them meanwhile.
         """
         taken: list[FoundFile] = []
         with self._changed:
@@ -164,11 +164,6 @@ class Paths:
                     self._put(path, known, Stand.OUT)
                     known.again = False
                     taken.append(known.found)
-        # Another daemon may have had it meanwhile.
-        gone = {found.path for found in taken if not os.path.lexists(found.path)}
-        if gone:
-            self.done(gone)
-            taken = [found for found in taken if found.path not in gone]
         return taken
 
     def _next_ready(self) -> Iterator[str]:

@@ -8,10 +8,11 @@ import os
 import stat
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from loguru import logger
 
@@ -27,6 +28,9 @@ KEEP_FILES = 10
 """`app.log`, and so many older ones: `app.log.1` is the youngest of them."""
 
 _NOT_REGULAR = "it is no regular file"
+
+_LINES = "lines"
+"""Under this name a record has the lines that it is, where there are several."""
 
 
 def configure(settings: Settings, *, console: bool = True) -> None:
@@ -53,6 +57,26 @@ def configure(settings: Settings, *, console: bool = True) -> None:
     )
 
 
+class Line(NamedTuple):
+    """A message of its own among several. fields: what it is bound to."""
+
+    level: str
+    message: str
+    fields: Mapping[str, object]
+
+
+def several(lines: Iterable[Line]) -> None:
+    """Log messages of one moment, in their order: a line each, for little more than what one alone costs."""
+    for level, together in itertools.groupby(lines, key=attrgetter("level")):
+        same = list(together)
+        logger.bind(**{_LINES: same}).log(level, "{}", "\n".join([line.message for line in same]))
+
+
+def lines_of(record: "Record") -> Sequence[Line]:
+    """The lines that a record is: one, but for `several`."""
+    return record["extra"].get(_LINES) or (Line(record["level"].name, record["message"], record["extra"]),)
+
+
 class _Sink:
     """Writes to the console and to a file, which others may write to, rotate or remove as well."""
 
@@ -64,11 +88,11 @@ class _Sink:
         self._complaint = ""
 
     def write(self, message: "Message") -> None:
-        line = self._line(message.record)
+        lines = self._line(message.record)
         if self._console is not None:
-            self._console.write(line)
+            self._console.write(lines)
             self._console.flush()
-        data = line.encode("utf-8", "backslashreplace")
+        data = lines.encode("utf-8", "backslashreplace")
         try:
             self._make_room(len(data))
         except OSError as error:
@@ -126,21 +150,21 @@ class _Sink:
 def as_text(record: "Record") -> str:
     """Time, level and message, on one line but for a traceback."""
     time = record["time"].astimezone(UTC).isoformat(" ", "milliseconds").replace("+00:00", "Z")
-    line = f"{time} | {record['level'].name:<7} | {printable(record['message'])}"
-    return "".join(f"{each}\n" for each in (line, *(line for part in _traceback(record) for line in _lines(part))))
+    start = f"{time} | {record['level'].name:<7} | "
+    lines = [start + printable(line.message) for line in lines_of(record)]
+    lines += [line for part in _traceback(record) for line in _lines(part)]
+    return "".join([f"{line}\n" for line in lines])
 
 
 def as_json(record: "Record") -> str:
-    """One flat object: time, level, message, then what the line was bound to (flow, file, ledger_id, …)."""
-    line = {
+    """One flat object a line: time, level, message, then what it was bound to (flow, file, ledger_id, …)."""
+    start = {
         "time": record["time"].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": record["level"].name,
-        "message": record["message"],
-        **record["extra"],
     }
-    if record["exception"] is not None:
-        line["exception"] = "".join(_traceback(record))
-    return hidden(json.dumps(line, default=str), is_json=True) + "\n"
+    end = {"exception": "".join(_traceback(record))} if record["exception"] is not None else {}
+    flat = ({**start, "message": line.message, **line.fields, **end} for line in lines_of(record))
+    return "".join([hidden(json.dumps(line, default=str), is_json=True) + "\n" for line in flat])
 
 
 def _traceback(record: "Record") -> list[str]:

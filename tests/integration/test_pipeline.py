@@ -291,7 +291,7 @@ def test_a_long_file_that_changes_while_it_is_read_waits_and_the_others_load(
     def check(source: OpenFile) -> None:
         if source.name == "long.json" and len(changes) < 3:
             changes.append(1)
-            os.utime(source.file.fileno(), ns=(1, len(changes)))
+            os.utime(source.descriptor, ns=(1, len(changes)))
         original(source)
 
     monkeypatch.setattr(OpenFile, "check_unchanged", check)

@@ -71,7 +71,7 @@ def leases(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Whether the kernel tells who writes."""
     with pytest.MonkeyPatch.context() as patch:
         if not request.param:
-            patch.setattr(lease, "_take", lambda _descriptor: WriterState.UNKNOWN)
+            patch.setattr(lease, "take", lambda _descriptor: WriterState.UNKNOWN)
         yield request.param
 
 

@@ -25,7 +25,8 @@ def entry_at(path: Path) -> Iterator[Entry]:
 
 def move(source: Path, folder: Path, name: str, number: int, identity: Identity | None) -> Path:
     with entry_at(source) as entry, folder_at(folder) as target:
-        return moving.move(entry, target, name, number, ReadState(identity) if identity else None).path
+        read = ReadState(identity, is_regular=source.is_file() and not source.is_symlink()) if identity else None
+        return moving.move(entry, target, name, number, read).path
 
 
 def place(folder: Path, name: str, content: bytes, number: int) -> Path:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import psycopg
@@ -38,13 +38,16 @@ from flows import Flows
 from services.db import engine as databases
 from services.observer.inbox import Inbox
 from services.observer.scan import scan
-from services.runtime import status_file
+from services.runtime import log, status_file
 from services.runtime.supervisor import Supervisor
 from services.transport.backoff import Backoff
 from settings import Settings
 from tests.support import processes
 from tests.support.processes import ROOT, Process
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from loguru import Message
 
 SETTLE_SECONDS = 0.2
 NO_FILE = Path("/dev/null/.env")
@@ -337,7 +340,14 @@ def live(site: Site) -> Iterator[Site]:
 def logged() -> Iterator[list[str]]:
     """The lines of the log of this process, from DEBUG on."""
     lines: list[str] = []
-    number = logger.add(lambda line: lines.append(str(line).rstrip()), format="{level} {message}", level="DEBUG")
+
+    def write(message: "Message") -> None:
+        several = log.lines_of(message.record)
+        lines.extend(
+            [str(message).rstrip()] if len(several) == 1 else (f"{one.level} {one.message}" for one in several)
+        )
+
+    number = logger.add(write, format="{level} {message}", level="DEBUG")
     yield lines
     logger.remove(number)
 

@@ -193,3 +193,35 @@ def test_a_link_that_comes_later_is_not_followed_and_no_line_is_lost(
     monkeypatch.undo()
     logger.info("fourth")
     assert "fourth" in logging.log_file.read_text()
+
+
+@pytest.mark.parametrize("in_json", [True, False])
+def test_several_messages_of_one_moment_are_lines_of_their_own(logging: Settings, in_json: bool) -> None:
+    log.configure(logging.model_copy(update={"log_json": in_json}), console=False)
+    log.several(
+        [
+            log.Line("INFO", "a {}: \n", {"file": "a", "ledger_id": 1}),
+            log.Line("INFO", "b", {"file": "b", "ledger_id": 2}),
+            log.Line("WARNING", "b is odd", {"file": "b", "ledger_id": 2}),
+            log.Line("DEBUG", "not told", {}),
+            log.Line("INFO", "c", {"file": "c", "ledger_id": 3}),
+        ]
+    )
+    lines = logging.log_file.read_text().splitlines()
+    if in_json:
+        told = [(line["level"], line["message"], line["file"], line["ledger_id"]) for line in map(json.loads, lines)]
+        assert told == [
+            ("INFO", "a {}: \n", "a", 1),
+            ("INFO", "b", "b", 2),
+            ("WARNING", "b is odd", "b", 2),
+            ("INFO", "c", "c", 3),
+        ]
+        assert all(line.keys() == {"time", "level", "message", "file", "ledger_id"} for line in map(json.loads, lines))
+    else:
+        assert all(LINE.fullmatch(line) for line in lines)
+        assert [line.partition(" | ")[2] for line in lines] == [
+            r"INFO    | a {}: \n",
+            "INFO    | b",
+            "WARNING | b is odd",
+            "INFO    | c",
+        ]

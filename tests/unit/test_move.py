@@ -71,7 +71,7 @@ def two_file_systems() -> Iterator[None]:
 @pytest.fixture
 def without_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing keeps a writer waiting, and nothing tells of one."""
-    monkeypatch.setattr(lease, "_take", lambda _descriptor: WriterState.UNKNOWN)
+    monkeypatch.setattr(lease, "take", lambda _descriptor: WriterState.UNKNOWN)
 
 
 @pytest.mark.usefixtures("anywhere")

@@ -17,6 +17,7 @@ from file_processing.inbound.limits import Limits
 from file_processing.inbound.open_file import OpenFile
 from models.errors import FileGone, RejectFile, RetryLater
 from services.files.directory import OpenFolders
+from services.files.move import Identity
 
 LIMIT = 10 << 20
 
@@ -90,7 +91,7 @@ def test_a_pipe_without_a_writer_does_not_block(root: Path) -> None:
 @pytest.mark.parametrize("change", ["grows", "is touched", "shrinks"])
 def test_a_change_is_noticed(root: Path, change: str) -> None:
     path = root / "x.json"
-    path.write_bytes(b"[1, 2]")
+    path.write_bytes(b"[" + b" " * open_file.READ_BYTES)
     with opened(path, root=root, max_bytes=LIMIT) as source:
         match change:
             case "grows":
@@ -106,7 +107,8 @@ def test_a_change_is_noticed(root: Path, change: str) -> None:
 
 def test_a_disk_that_cannot_be_read_is_not_the_file_s_fault() -> None:
     # The memory of a process is a regular file of which page 0 gives an input/output error.
-    with opened(Path("/proc/self/mem"), root=None, max_bytes=LIMIT) as source:
+    memory = os.open("/proc/self/mem", os.O_RDONLY)
+    with OpenFile("mem", memory, Identity.of(os.fstat(memory)), times_tell=True) as source:
         with pytest.raises(RetryLater, match="cannot be read: Input/output error"):
             source.raw().read(1)
 

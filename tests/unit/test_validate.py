@@ -85,6 +85,32 @@ class Renamed(BaseModel):
     number: Annotated[int, Field(validation_alias=AliasChoices("no", "nr"))]
 
 
+@pytest.mark.parametrize("to_rows", [None, lambda record: [record.model_dump()] * (record.number or 0)])
+def test_good_batches_of_several_files_come_to_the_same_together(to_rows: Any) -> None:
+    flow = flow_of(AsModel, to_rows=to_rows)
+    files = [[{"key": "a", "number": 2}], [], [{"key": "b"}, {"key": "c", "new": 1}], [{"key": "d", "number": 1}]]
+    read = [batch for file in files for batch in batches(flow, json.dumps(file))]
+    validator = Validator(flow)
+    apart = [validator.check(batch, Rejects(LIMITS)) for batch in read]
+    together = validator.check_together(read)
+    assert together is not None
+    for one, other in zip(together, apart, strict=True):
+        assert (one.batch, one.records, one.rows, one.children) == (
+            other.batch,
+            other.records,
+            other.rows,
+            other.children,
+        )
+        assert (one.positions, one.bad, one.drift) == (other.positions, other.bad, other.drift)
+    assert [dict(one.drift) for one in together] == [{}, {}, {"new": 1}, {}]
+
+
+def test_batches_of_which_one_has_a_bad_record_are_checked_one_by_one() -> None:
+    flow = flow_of(AsModel)
+    read = [batch for file in ([{"key": "a"}], [{"key": 5}]) for batch in batches(flow, json.dumps(file))]
+    assert Validator(flow).check_together(read) is None
+
+
 def test_every_spelling_of_a_field_is_known() -> None:
     checked = check(
         flow_of(Renamed), {"theKey": "a", "no": 1}, {"key": "b", "nr": 2, "odd": 3}, {"key": "c", "number": 1}

@@ -80,6 +80,6 @@ def jobs(site: Site, masters: Sequence[MasterOf], state: Callable[[], DaemonStat
             state=state,
             resources=resources,
         )
-        return await server.serve(app, host=settings.api_host, port=settings.api_port, tell=tell)
+        return await server.serve(app, access, host=settings.api_host, port=settings.api_port, tell=tell)
 
     return [Job("api", run)]

@@ -1,44 +1,122 @@
 """Text of others, made safe: on one line of a log, a report or a terminal; in UTF-8, in PostgreSQL, in JSON."""
 
+import html
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
-from urllib.parse import quote
 
 SHORTEST_SECRET = 6
 """A shorter one is in too many words that give nothing away."""
 
 HIDDEN = "[secret]"
 
-_secrets: dict[bool, re.Pattern[str]] = {}
-"""What our secrets look like in text, and in JSON; nothing before there are any."""
+_secrets: dict[str, frozenset[str]] = {}
+"""Ours, the longest first, each with what is left of it where its backslashes are gone."""
 
-_known: set[str] = set()
+_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^\s",:\[\]{}]+', re.DOTALL)
+"""A string of JSON, or a number or word."""
+
+_ESCAPED = re.compile(
+    r"\\+(?:u(?P<pair>d[89ab][0-9a-f]{2}\\+ud[c-f][0-9a-f]{2})|u(?P<unit>[0-9a-f]{4})|x(?P<octet>[0-9a-f]{2})"
+    r"|(?P<itself>.)|$)"
+    r"|(?P<octets>%[0-7][0-9a-f]|%[cd][0-9a-f]%[89ab][0-9a-f]|%e[0-9a-f](?:%[89ab][0-9a-f]){2}"
+    r"|%f[0-7](?:%[89ab][0-9a-f]){3})"
+    r"|&(?:\#0*[0-9]{1,7}|\#x0*[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A character as JSON, an address, a form or HTML may have it, behind any number of backslashes."""
+
+_MOST_TIMES = 8
+"""Text within text is escaped so many times at most; any number of backslashes counts once."""
+
+_BEHIND_BACKSLASHES = str.maketrans("\b\f\n\r\t", "bfnrt", "\\")
 
 
 def hide(secret: str) -> None:
     """From now on what is made safe here does not show this secret: who got it from us may well say it back."""
-    if len(secret) < SHORTEST_SECRET or secret in _known:
+    if len(secret) < SHORTEST_SECRET or secret in _secrets:
         return
-    _known.add(secret)
-    in_json = {json.dumps(one, ensure_ascii=is_ascii)[1:-1] for one in _known for is_ascii in (True, False)}
-    in_json |= {quote(one, safe="", errors="backslashreplace") for one in _known}
-    _secrets[False] = re.compile(f"({_any_of(_known | in_json)})")
-    # An escape is passed over whole: what begins within it only looks like a secret.
-    _secrets[True] = re.compile(rf"({_any_of(in_json)})|\\u[0-9a-fA-F]{{4}}|\\.")
-
-
-def _any_of(forms: Iterable[str]) -> str:
-    return "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    bare = {secret.replace("\\", ""), secret.translate(_BEHIND_BACKSLASHES)}
+    bare |= {one.replace(" ", "+") for one in bare}
+    known = _secrets | {secret: frozenset(one for one in bare if len(one) >= SHORTEST_SECRET)}
+    _secrets.clear()
+    _secrets.update(sorted(known.items(), key=lambda one: len(one[0]), reverse=True))
 
 
 def hidden(text: str, *, is_json: bool = False) -> str:
     """The text without our secrets, in whatever way they are written there; JSON stays JSON."""
-    pattern = _secrets.get(is_json)
-    return text if pattern is None else pattern.sub(lambda match: HIDDEN if match[1] else match[0], text)
+    if is_json:
+        return _JSON_TOKEN.sub(_hidden_in_json, text) if _secrets else text
+    for secret in _secrets:
+        text = text.replace(secret, HIDDEN)
+    spans = _escaped_secrets(text) if _secrets else []
+    parts, done = [], 0
+    for begin, end in sorted(spans):
+        if begin >= done:
+            parts += [text[done:begin], HIDDEN]
+        done = max(done, end)
+    return "".join([*parts, text[done:]])
+
+
+def _hidden_in_json(match: re.Match[str]) -> str:
+    token = match[0]
+    said = json.loads(token) if "\\" in token else token.strip('"')
+    told = hidden(said)
+    return token if told == said else json.dumps(told)
+
+
+def _escaped_secrets(text: str) -> list[tuple[int, int]]:
+    """Where they begin and end."""
+    found: list[tuple[int, int]] = []
+    places: Sequence[int] = range(len(text) + 1)
+    for _ in range(_MOST_TIMES):
+        before = text
+        text, places = _unescaped(text, places)
+        if text == before:
+            break
+        for one in frozenset().union(*_secrets.values()):
+            found += [(places[at], places[at + len(one)]) for at in _occurrences(one, text)]
+    return found
+
+
+def _occurrences(one: str, text: str) -> Iterator[int]:
+    at = text.find(one)
+    while at >= 0:
+        yield at
+        at = text.find(one, at + len(one))
+
+
+def _unescaped(text: str, places: Sequence[int]) -> tuple[str, Sequence[int]]:
+    """The text with what was escaped in it, once; `places` says for each character where it began, and for the end."""
+    parts: list[str] = []
+    began: list[int] = []
+    done = 0
+    for match in _ESCAPED.finditer(text):
+        begin = match.start()
+        meant = _meant(match)
+        parts += [text[done:begin], meant]
+        began += places[done:begin]
+        began += [places[begin]] * len(meant)
+        done = match.end()
+    return ("".join([*parts, text[done:]]), [*began, *places[done:]]) if done else (text, places)
+
+
+def _meant(match: re.Match[str]) -> str:
+    match match.lastgroup:
+        case "itself":
+            return match["itself"]
+        case "unit" | "octet" as group:
+            return chr(int(match[group], 16))
+        case "pair":
+            units = bytes.fromhex(match["pair"].replace("\\", "").replace("u", "").replace("U", ""))
+            return units.decode("utf-16-be")
+        case "octets":
+            return bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "replace")
+        case _:
+            return "" if match[0].startswith("\\") else html.unescape(match[0])
 
 
 def printable(text: str) -> str:

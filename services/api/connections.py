@@ -1,24 +1,30 @@
-"""Connections to the API: so many in all and from one peer, and none for long without a request.
+"""Connections to the API: so many in all and from one peer, and none for long without the token.
 
-uvicorn accepts whatever comes and answers 503 once it is too much. Here a connection that asks for nothing
-makes room for one that may, and while all of them are at work the next ones wait in the system's queue.
+uvicorn accepts whatever comes and answers 503 once it is too much. Here a connection is at work while its request
+carries the token. Any other makes room for a newcomer, who may have it; while all of them are at work the next ones
+wait in the system's queue.
 """
 
 import asyncio
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 
 import uvicorn
 from loguru import logger
+from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from services.api.access import Access
 from services.runtime import descriptors
 
 HEAD_SECONDS = 10.0
-"""A whole request head has to come within so long, the next one on the same connection too."""
+"""A whole request head has to come within so long, the next one on the same connection too.
+
+Without the token that holds for the request and its answer together.
+"""
 
 UNREAD_SECONDS = 30
 """A client that takes nothing of its answer for so long has gone."""
@@ -39,8 +45,9 @@ def allowed() -> int:
 class Door:
     """Accepts connections for uvicorn, and shows those out that keep others waiting."""
 
-    def __init__(self, server: uvicorn.Server) -> None:
+    def __init__(self, server: uvicorn.Server, access: Access) -> None:
         self._server = server
+        self._access = access
         self._most = allowed()
         self._peers: Counter[str] = Counter()
         self._idle: dict[_Connection, None] = {}  # the longest idle first
@@ -68,28 +75,25 @@ class Door:
                 return
             # Also of what is to be sent before an orderly end: nobody waits for a client that does not read.
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
-            make = partial(_Connection, self, peer, self._server)
+            make = partial(_Connection, self, peer, self._server, self._access)
             await asyncio.get_running_loop().connect_accepted_socket(make, accepted)
         except BaseException:
             accepted.close()
             raise
 
     def _make_room_for(self, peer: str) -> bool:
-        """Show an idle one out where there is no room: of the peer's own share, or of the peer that has the most."""
+        """Show an idle one out where there is no room; false when none of the peer's own share is idle."""
         if self._peers[peer] >= self._most // 2:
-            return self._show_out(lambda one: one.peer == peer)
-        if self._peers.total() >= self._most:
-            most = max(self._peers[one.peer] for one in self._idle)
-            return self._show_out(lambda one: self._peers[one.peer] == most)
-        return True
+            return self._show_out(one for one in self._idle if one.peer == peer)
+        return self._peers.total() < self._most or self._show_out(self._idle)
 
-    def _show_out(self, chosen: Callable[["_Connection"], bool]) -> bool:
-        """Close the one of these that has been idle for longest; false when none is."""
-        longest = next((one for one in self._idle if chosen(one)), None)
-        if longest is not None:
-            self.left(longest)
-            longest.transport.abort()
-        return longest is not None
+    def _show_out(self, idle: Iterable["_Connection"]) -> bool:
+        """Close one of these: without the token, of the peer that has the most, the longest idle; false without any."""
+        chosen = max(idle, key=lambda one: (not one.is_known, self._peers[one.peer]), default=None)
+        if chosen is not None:
+            self.left(chosen)
+            chosen.transport.abort()
+        return chosen is not None
 
     def entered(self, one: "_Connection") -> None:
         self._peers[one.peer] += 1
@@ -111,30 +115,48 @@ class Door:
 
 
 class _Connection(H11Protocol):
-    """One connection; idle is one that waits for the rest of a request's head."""
+    """One connection; it is idle unless it has a request with the token.
 
-    def __init__(self, door: Door, peer: str, server: uvicorn.Server) -> None:
+    is_known: whether its last request had it.
+    """
+
+    def __init__(self, door: Door, peer: str, server: uvicorn.Server, access: Access) -> None:
         super().__init__(server.config, server.server_state, {})
         self.peer = peer
+        self.is_known = False
         self.has_left = False
         self._door = door
+        self._access = access
         self._end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # an answer is complete once the system has all of it
         self._door.entered(self)
         self._wait()
 
     def handle_events(self) -> None:
+        before = self.cycle
         super().handle_events()
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's is None before the first request
-        if cycle is not None and not cycle.response_complete:
+        if self.cycle is before:
+            return
+        self.is_known = self._access.knows(Request(dict(self.scope)))
+        if self.is_known:
             self._stop_waiting()
             self._door.busy(self)
+        elif self._end is None:
+            self._wait()
 
     def on_response_complete(self) -> None:
-        self._wait()
+        if not self.flow.write_paused:
+            self._wait()
         super().on_response_complete()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's is None before the first request
+        if cycle is not None and cycle.response_complete:
+            self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

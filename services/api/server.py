@@ -10,6 +10,7 @@ from loguru import logger
 from starlette.types import ASGIApp
 
 from models.errors import RetryLater
+from services.api.access import Access
 from services.api.connections import Door
 
 STOP_SECONDS = 3
@@ -24,10 +25,10 @@ class _ToLoguru(logging.Handler):
         logger.opt(exception=record.exc_info).log(level, "API: {}", record.getMessage())
 
 
-async def serve(app: ASGIApp, *, host: str, port: int, tell: Callable[[str], None]) -> float:
-    """Serve until cancelled; then open requests get STOP_SECONDS to end. `tell` is told the address.
+async def serve(app: ASGIApp, access: Access, *, host: str, port: int, tell: Callable[[str], None]) -> float:
+    """Serve until cancelled; then open requests get STOP_SECONDS to end.
 
-    Raises RetryLater when the address cannot be had.
+    access: who keeps a connection. tell: is told the address. Raises RetryLater when it cannot be had.
     """
     log = logging.getLogger("uvicorn.error")
     log.handlers, log.propagate = [_ToLoguru()], False
@@ -43,7 +44,7 @@ async def serve(app: ASGIApp, *, host: str, port: int, tell: Callable[[str], Non
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[]))  # the door hands it connections
-        accepting = asyncio.create_task(Door(server).accept(listening))
+        accepting = asyncio.create_task(Door(server, access).accept(listening))
         logger.info("the API listens at http://{}/docs", _shown(host, port))
         tell(f"http://{_shown(host, port)}/docs")
         try:

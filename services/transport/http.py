@@ -101,16 +101,18 @@ def _inside(one: Any) -> Iterable[Any]:
 
 def client(address: str, token: SecretStr | None, timeout_seconds: float) -> httpx.AsyncClient:
     """A client for one partner. It follows no redirect by itself, so the token never goes elsewhere."""
+    url = httpx.URL(address)
     # What is packed may be a thousand times as large as it looks.
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "Tidegate"}
     if token is not None:
         headers["Authorization"] = f"Bearer {token.get_secret_value()}"
     return httpx.AsyncClient(
-        base_url=address,
+        base_url=url,
         headers=headers,
         timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
         follow_redirects=False,
+        trust_env=url.scheme == "https",  # a proxy of the environment would read what goes by plain http
     )
 
 

@@ -39,6 +39,10 @@ def commands(block: str) -> list[str]:
     return found
 
 
+def loaded(site: Site, flow: str) -> list[str]:
+    return [line["name"] for line in site.ledger() if (line["flow"], line["status"]) == (flow, "loaded")]
+
+
 @dataclass
 class Reader:
     """Somebody who types what stands there, in a folder that looks like a checkout."""
@@ -153,6 +157,7 @@ def test_docs_of_the_api(reader: Reader, intempus: "Intempus") -> None:
     assert '"status":' in became
     assert [case["name"] for case in intempus.cases.values()][-1] == "Replace bearing on pump P-101"
     eventually(lambda: len(site.rows("cases")) == 2, what="both cases")
+    eventually(lambda: len(loaded(site, "vehicle_status")) == 2, what="both bodies are loaded, also the packed one")
     assert site.stop(daemon) == 0
 
 

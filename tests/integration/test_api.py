@@ -56,18 +56,19 @@ def served(settings: Settings, *, hosts: Iterable[str] = (), max_bytes: int = 1 
         status_file.publish(settings.data_dir, node="test", input_dir=settings.input_dir) as publisher,
     ):
         known = flows.discover()
+        access = Access(SecretStr(TOKEN), hosts)
         app = api_app.create_app(
             known,
             Assembly(settings, known, database).connection,
             {name: detect.media_types(flow) for name, flow in known.items()},
             input_dir=settings.input_dir,
             max_bytes=max_bytes,
-            access=Access(SecretStr(TOKEN), hosts),
+            access=access,
             state=lambda: publisher.state,
         )
 
         async def run(tell: Tell) -> float:
-            return await server.serve(app, host="127.0.0.1", port=port, tell=tell)
+            return await server.serve(app, access, host="127.0.0.1", port=port, tell=tell)
 
         supervisor = Supervisor([Job("api", run)])
         supervisor.start()
@@ -449,11 +450,12 @@ def test_what_a_crash_left_of_a_body_is_removed_and_what_others_still_write_is_n
 
 def test_a_port_in_use_is_a_sentence_and_no_end(site: Site) -> None:
     told: list[str] = []
+    access = Access(SecretStr(TOKEN), ())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
         async def run(tell: Tell) -> float:
-            return await server.serve(FastAPI(), host="127.0.0.1", port=port, tell=told.append)
+            return await server.serve(FastAPI(), access, host="127.0.0.1", port=port, tell=told.append)
 
         supervisor = Supervisor([Job("api", run)])
         supervisor.start()

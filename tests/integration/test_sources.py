@@ -165,6 +165,21 @@ def asked(answer: httpx.Response | httpx.RequestError, token: str = "token") -> 
     return asyncio.run(ask())
 
 
+@pytest.mark.parametrize(("address", "proxies"), [("http://127.0.0.1:9", 0), ("https://partner", 1)])
+def test_a_token_goes_to_no_proxy_in_the_clear(address: str, proxies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through one for https it is a tunnel."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:3128")
+    client = http.client(address, SecretStr("token"), 1)
+    try:
+        transport = client._transport_for_url(httpx.URL(address))
+        assert (transport is not client._transport) == bool(proxies)
+    finally:
+        asyncio.run(client.aclose())
+
+
 def test_a_packed_answer_is_never_unpacked() -> None:
     bomb = zlib.compress(bytes(10_000_000))[:500]
     with pytest.raises(StopConnector, match=r"answers packed as deflate, deflate"):

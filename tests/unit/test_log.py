@@ -57,7 +57,6 @@ def test_a_message_of_several_lines_stays_on_one_line(logging: Settings) -> None
 @pytest.mark.parametrize("in_json", [True, False])
 def test_a_secret_is_in_no_line(logging: Settings, in_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_secrets", {})
-    monkeypatch.setattr(text, "_known", set())
     text.hide('s3cr"t')
     log.configure(logging.model_copy(update={"log_json": in_json}), console=False)
     try:

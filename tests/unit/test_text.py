@@ -1,9 +1,11 @@
 """Text of others, made safe: what prints stays, what does not is spelled out."""
 
+import html
 import itertools
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -137,7 +139,6 @@ def test_a_value_keeps_its_shape(value: object, stored: object) -> None:
 @pytest.fixture
 def secret(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(texts, "_secrets", {})
-    monkeypatch.setattr(texts, "_known", set())
     hide("short")
     hide('a"b\\c/d e')
     return 'a"b\\c/d e'
@@ -153,10 +154,82 @@ def test_a_secret_is_not_shown_in_any_writing(secret: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=()), min_size=6, max_size=40), ANY_TEXT, ANY_TEXT)
 def test_json_without_secrets_is_json(secret: str, before: str, behind: str) -> None:
-    with mock.patch.object(texts, "_secrets", {}), mock.patch.object(texts, "_known", set()):
+    with mock.patch.object(texts, "_secrets", {}):
         hide(secret)
         told = hidden(json.dumps([before + secret + behind]), is_json=True)
     assert isinstance(json.loads(told), list)
+
+
+SIGNS = '/+="<ü🚚 aZ9'
+
+
+def any_case(draw: st.DrawFn, text: str) -> str:
+    return "".join(draw(st.sampled_from([one.lower(), one.upper()])) for one in text)
+
+
+@st.composite
+def written_anyhow(draw: st.DrawFn, secret: str) -> str:
+    """A secret as a partner may write it, each character in its own way."""
+    parts = []
+    for character in secret:
+        backslashes = "\\" * draw(st.integers(1, 9))
+        ascii_only = json.dumps(character)[1:-1]
+        ways = [
+            character,
+            character if character in "aZ9" else backslashes + character,
+            "".join(f"%{any_case(draw, f'{octet:02x}')}" for octet in character.encode()),
+            f"&#{ord(character)};",
+            f"&#x{ord(character):x};",
+            html.escape(character),
+            html.escape(html.escape(character)),
+            "".join(
+                f"{backslashes}u{any_case(draw, unit)}"
+                for unit in (character.encode("utf-16-be").hex()[at : at + 4] for at in (0, 4))
+                if unit
+            ),
+            ascii_only,
+            json.dumps(ascii_only)[1:-1],
+        ]
+        parts.append(draw(st.sampled_from(ways)))
+    return "".join(parts)
+
+
+@given(st.data())
+def test_a_secret_is_hidden_in_any_mix_of_writings(data: st.DataObject) -> None:
+    secret = data.draw(st.text(SIGNS, min_size=6, max_size=30))
+    written = data.draw(written_anyhow(secret))
+    with mock.patch.object(texts, "_secrets", {}):
+        hide(secret)
+        assert hidden(f"(({written}))") == "(([secret]))"
+        told = json.loads(hidden(json.dumps({"said": f"(({written}))", "more": [json.dumps(written)]}), is_json=True))
+        assert told == {"said": "(([secret]))", "more": ['"[secret]"']}
+
+
+@given(VALUES)
+def test_json_without_secrets_stays_what_it_is(value: Any) -> None:
+    text = json.dumps(value)
+    with mock.patch.object(texts, "_secrets", {}):
+        hide("no/such+secret")
+        assert hidden(text, is_json=True) == text
+        if isinstance(value, str):
+            assert hidden(value) == value
+
+
+@pytest.mark.parametrize("piece", ["a", "a\\", "\\", "%25", "a%5c", "&amp;", r"c\u005c", "&#0", '"', "secret/ab%2"])
+def test_a_long_text_is_soon_without_secrets(piece: str, secret: str) -> None:
+    """Whatever a partner makes up: the time grows with the text and no faster."""
+    hide("c" * 40 + "/d")
+    hide("secret/ab+c")
+    text = piece * ((1 << 20) // len(piece))
+    begin = time.process_time()
+    assert hidden(text) == text
+    assert time.process_time() - begin < 10
+
+
+def test_a_number_that_is_a_secret_is_no_number_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_secrets", {})
+    hide("12345678")
+    assert hidden('{"a": 12345678, "b": [1, null]}', is_json=True) == '{"a": "[secret]", "b": [1, null]}'
 
 
 def test_too_short_a_secret_is_in_other_words(secret: str) -> None:

@@ -1,5 +1,6 @@
 """The inbox: one thread that turns hints and scans into complete files, handed out once each."""
 
+import contextlib
 import math
 import os
 import stat
@@ -16,7 +17,7 @@ from services.observer.completeness import Look, look
 from services.observer.hints import Hints
 from services.observer.lanes import PUT_OFF, Lane, Lanes, Stand
 from services.observer.paths import FoundFile, Paths
-from services.observer.scan import scan
+from services.observer.scan import walk
 from services.observer.watch_supervisor import WatchSupervisor
 from settings import ObserverKind
 
@@ -31,8 +32,10 @@ _BURST_SECONDS = 0.001
 # Waking the loader for each single file would cost more than finding it; and no folder keeps the others
 # waiting for longer than a look at so many of its files takes.
 _BATCH = 128
+LISTED_AT_ONCE = 512
+"""So many entries and folders are listed, of all lanes together, before whatever else there is has its turn."""
 _LISTING_SHARE = 5
-"""Between two scans of everything lies so many times what one takes."""
+"""Between two scans of a lane lies so many times what one takes."""
 CROWD_SECONDS = 10.0
 """Very many files that wait in a folder for longer than this are told of."""
 
@@ -41,6 +44,8 @@ CROWD_SECONDS = 10.0
 class InboxStatus:
     """What the inbox holds and what it has lived through.
 
+    unwatched: how many folders are too many to be watched; scans find what lies in them.
+    scans: how many times everything was scanned, at least.
     crowds: the folders in which very many files wait, with how many are known to.
     """
 
@@ -49,6 +54,7 @@ class InboxStatus:
     ready: int
     out: int
     more_in_folder: bool
+    unwatched: int
     events: int
     scans: int
     overflows: int
@@ -84,10 +90,6 @@ class Inbox:
         self._paths = Paths(self._root, self._lanes, settle_seconds=settle_seconds, clock=clock)
         self._hints = Hints(capacity)
         self._watch = WatchSupervisor(self._root, self._hints, observer_kind)
-        self._scan_at = 0.0
-        self._scans = 0
-        self._faults: dict[str, str] = {}
-        self._faults_before: dict[str, str] = {}
         self._turned_at = time.monotonic()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
@@ -149,8 +151,9 @@ class Inbox:
             ready=counts[Stand.READY],
             out=counts[Stand.OUT],
             more_in_folder=any(lane.holds_back for lane in self._lanes),
+            unwatched=sum(lane.unwatched for lane in self._lanes),
             events=self._hints.events,
-            scans=self._scans,
+            scans=min(lane.scans for lane in self._lanes),
             overflows=self._hints.overflows,
             watch_restarts=self._watch.restarts,
             crowds={lane.folder: len(lane.waiting) for lane in self._lanes if lane.crowd_told},
@@ -168,6 +171,8 @@ class Inbox:
                 self._stopping.wait(_STUMBLE_SECONDS)
                 self._hints.everywhere()
         self._watch.stop()
+        for lane in self._lanes:
+            lane.walk = iter(())  # which closes the folder that it had open
 
     def _turn(self) -> bool:
         """Follow what was noticed and do what is due; true when files came by events."""
@@ -180,22 +185,26 @@ class Inbox:
         files = list(self._in_order(noticed.files))
         self._look(files, noticed=True)
         self._look(self._paths.due(_BATCH), noticed=False)
-        everywhere = new_watch or noticed.everything or self._root in noticed.folders or now >= self._scan_at
-        if everywhere:
-            self._scan_all(now)
-        else:
-            for folder in noticed.folders:
-                self._scan_folder(folder)
+        everywhere = new_watch or noticed.everything or self._root in noticed.folders
+        due = [lane for lane in self._lanes if everywhere or now >= lane.scan_at]
+        if due:
+            self._scan(due, now)
+        self._scan_folders([folder for folder in noticed.folders if self._lanes.of_folder(folder) not in due])
         for lane in self._lanes:
-            self._advance(lane)
-        self._scans += everywhere
+            if lane.wants_listing:
+                self._list(lane)
+        share = max(1, LISTED_AT_ONCE // max(1, sum(lane.listing.filling for lane in self._lanes)))
+        for lane in self._lanes:
+            self._advance(lane, share)
         self._tell_crowds(now)
         return bool(files)
 
     def _wakes_at(self) -> float:
-        if any(lane.wants_listing or (lane.listing and lane.room > 0) for lane in self._lanes):
-            return -math.inf
-        return min(self._scan_at, self._paths.next_due(), self._watch.next_check)
+        for lane in self._lanes:
+            if lane.listing.filling or lane.wants_listing or (lane.listing and lane.room > 0):
+                return -math.inf
+        scan_at = min(lane.scan_at for lane in self._lanes)
+        return min(scan_at, self._paths.next_due(), self._watch.next_check)
 
     def _in_order(self, files: Iterable[str]) -> Iterator[str]:
         """The files before which no older one of their lane is to come in; the next listing finds the others."""
@@ -203,8 +212,14 @@ class Inbox:
             lane = self._lanes.of(path)
             if path in self._paths or not lane.holds_back:
                 yield path
+            elif lane.listing.filling:
+                self._join(lane, path)
             else:
                 lane.behind = True
+
+    def _join(self, lane: Lane, path: str) -> None:
+        with contextlib.suppress(OSError), OpenFolders() as folders:
+            lane.listing.join(path, folders.entry(path, self._root).status().st_mtime_ns)
 
     def _look(self, paths: list[str], *, noticed: bool) -> None:
         for start in range(0, len(paths), _BATCH):
@@ -219,10 +234,14 @@ class Inbox:
         except OSError:
             return None
 
-    def _advance(self, lane: Lane) -> None:
-        """Take in a few of a lane's oldest files, as far as there is room."""
-        if lane.wants_listing:
-            self._list(lane, lane.folder)
+    def _advance(self, lane: Lane, entries: int) -> None:
+        """List so much more of a lane, or take in a few of its oldest files, as far as there is room."""
+        if lane.listing.filling:
+            began = self._clock()
+            through = lane.go_on(entries)
+            lane.seconds += self._clock() - began
+            if through:
+                self._listed(lane)
         names = lane.listing.pop(min(lane.room, _BATCH)) if lane.listing and lane.room > 0 else []
         self._look([path for path in names if path not in self._paths], noticed=False)
 
@@ -230,38 +249,67 @@ class Inbox:
         if any(lane.wants_listing or lane.wants_names for lane in self._lanes):
             self._hints.wake()
 
-    def _scan_all(self, now: float) -> None:
-        self._faults_before, self._faults = self._faults, {}
-        if self._ensure_root():
-            for lane in self._lanes:
-                if lane.listing:
-                    lane.behind = True  # it is listed anew when this one is through
-                else:
-                    lane.watched.clear()
-                    self._list(lane, lane.folder)
-            self._watch.retain(set().union(*(lane.watched for lane in self._lanes)))
+    def _scan(self, lanes: list[Lane], now: float) -> None:
+        """Begin to list these lanes; one whose listing goes on, or is not used up, is listed anew behind it."""
+        if not self._ensure_root():
+            for lane in lanes:
+                lane.scan_at = now + self._scan_every()
+                lane.scans += 1
+            return
+        # As the system may have too few watches for all, first come the root and each flow's own folder.
+        for lane in sorted(lanes, key=lambda lane: lane.folder):
+            lane.watched.add(lane.folder)
+            self._watch.enter(lane.folder)
+        for lane in lanes:
+            if lane.is_listed:
+                lane.behind = True
+                lane.scans += 1
+                if lane.met is None:  # else the listing of the whole lane, when it is through, tells how long to wait
+                    lane.scan_at = now + self._scan_every()
+            else:
+                self._list(lane, is_scan=True)
+
+    def _scan_every(self) -> float:
         # Without a watch the scan is all we have.
-        every = min(self._rescan_seconds, POLL_SECONDS) if not self._watch.watching else self._rescan_seconds
-        self._scan_at = now + max(every, _LISTING_SHARE * (self._clock() - now))
+        return self._rescan_seconds if self._watch.watching else min(self._rescan_seconds, POLL_SECONDS)
 
-    def _scan_folder(self, folder: str) -> None:
-        lane = self._lanes.of_folder(folder)
-        if lane.holds_back:
-            lane.behind = True
-        else:
-            self._list(lane, folder)
+    def _scan_folders(self, folders: list[str]) -> None:
+        of_lanes: dict[Lane, list[str]] = {}
+        for folder in folders:
+            of_lanes.setdefault(self._lanes.of_folder(folder), []).append(folder)
+        for lane, below in of_lanes.items():
+            if lane.holds_back:
+                lane.behind = True
+            else:
+                self._list(lane, below)
 
-    def _list(self, lane: Lane, folder: str) -> None:
-        """List a lane's files at or below `folder` that are not known yet."""
+    def _list(self, lane: Lane, folders: Collection[str] = (), *, is_scan: bool = False) -> None:
+        """Begin to list a lane's files that are not known yet: all, or those at or below `folders`."""
 
         def enter(below: str) -> None:
-            lane.watched.add(below)
-            self._watch.enter(below)
+            if lane.admits(below):
+                self._watch.enter(below)
 
-        lane.behind = False
-        if _is_folder(lane.folder):  # a link of that name is one of the root's files
-            found = scan(folder, root=self._root, enter=enter, failed=self._cannot_read, skip=lane.skip)
-            lane.behind = lane.listing.fill(listed for listed in found if listed.path not in self._paths)
+        # A link of that name is one of the root's files.
+        start = (folders or [lane.folder]) if _is_folder(lane.folder) else []
+        steps = walk(start, root=self._root, enter=enter, failed=self._cannot_read, skip=lane.skip)
+        unknown = (step if step is None or step.path not in self._paths else None for step in steps)
+        lane.begin(unknown, whole=not folders or lane.folder in folders, is_scan=is_scan)
+
+    def _listed(self, lane: Lane) -> None:
+        """See to what follows from a listing that is through."""
+        if lane.scan_at == math.inf:
+            lane.scan_at = self._clock() + max(self._scan_every(), _LISTING_SHARE * lane.seconds)
+        if lane.take_gone():
+            self._watch.retain(set().union(*(lane.watched for lane in self._lanes)))
+        if lane.unwatched and not lane.unwatched_told:
+            logger.warning(
+                "more than {} folders lie in {!r}: files in the {} others are found by scans",
+                len(lane.watched),
+                lane.folder,
+                lane.unwatched,
+            )
+        lane.unwatched_told = lane.unwatched > 0
 
     def _tell_crowds(self, now: float) -> None:
         for lane in self._lanes:
@@ -285,8 +333,9 @@ class Inbox:
         return True
 
     def _cannot_read(self, folder: str, error: OSError) -> None:
-        told = str(error) in (self._faults.get(folder), self._faults_before.get(folder))
-        self._faults[folder] = str(error)
+        lane = self._lanes.of_folder(folder)
+        told = str(error) in (lane.faults.get(folder), lane.faults_before.get(folder))
+        lane.faults[folder] = str(error)
         if not told:
             logger.warning("cannot read {!r}, its files wait: {}", folder, error)
 

@@ -1,7 +1,9 @@
 """Lanes: the folders of the input root that have room of their own, so that what lies in one keeps out no other."""
 
-import heapq
+import itertools
+import math
 import os
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +13,9 @@ from services.observer.scan import Listed
 
 NAMES_LISTED = 200_000
 """So many names, of some 100 bytes, one listing of a folder holds; the next one goes on behind them."""
+
+WATCHED_FOLDERS = 1_000
+"""So many folders of one lane are watched, as the system has a limit for all; scans find what lies in the others."""
 
 MANY_WAITING = 100
 """From so many waiting names of one folder on, the folder is told of instead of each name."""
@@ -29,36 +34,69 @@ PUT_OFF = (Stand.SETTLING, Stand.WAITING)
 
 
 class Listing:
-    """Names found at or below a folder, the oldest first: listed once, given out as there is room for them."""
+    """Names found at or below a folder, the oldest first: listed once, given out as there is room for them.
+
+    filling: it is in the middle of listing, and gives out nothing yet: older names may follow.
+    """
 
     def __init__(self, folder: str) -> None:
         self._prefix = f"{folder}/"
         self._left: list[bytes] = []  # the oldest at the end
         self._behind = b""
+        self._found: list[bytes] = []
+        self._sorted = 0
+        self.filling = False
 
     def __len__(self) -> int:
         return len(self._left)
 
-    def fill(self, listed: Iterable[Listed]) -> bool:
-        """Take in the oldest of these; true when there are more, which the next call goes on with."""
-        names = heapq.nsmallest(NAMES_LISTED + 1, (name for name in self._names(listed) if name > self._behind))
-        more = len(names) > NAMES_LISTED
+    def fill(self, steps: Iterable[Listed | None], limit: int = sys.maxsize) -> bool:
+        """Take in the oldest of what up to `limit` of these steps come to.
+
+        True when there are more: while it is `filling` the next call goes on with the same steps, afterwards with
+        those of another walk, behind the names that this one gave.
+        """
+        taken = 0
+        for taken, listed in enumerate(itertools.islice(steps, limit), 1):  # noqa: B007  # counted
+            if listed is not None:
+                path, entry = listed
+                try:
+                    mtime_ns = entry.stat(follow_symlinks=False).st_mtime_ns
+                except OSError:
+                    continue
+                if (name := self._name(path, mtime_ns)) > self._behind:
+                    self._add(name)
+        self.filling = taken == limit
+        if self.filling:
+            return True
+        self._keep_oldest()
+        self._left, self._found, self._sorted = self._found, [], 0
+        more = len(self._left) > NAMES_LISTED
         if more:
-            names.pop()
-        self._behind = names[-1] if more else b""
-        names.reverse()
-        self._left = names
+            self._left.pop()
+        self._behind = self._left[-1] if more else b""
+        self._left.reverse()
         return more
 
-    def _names(self, listed: Iterable[Listed]) -> Iterator[bytes]:
+    def join(self, path: str, mtime_ns: int) -> None:
+        """Take in a path that was noticed while this is `filling`; that it may be found once more does no harm."""
+        self._add(self._name(path, mtime_ns))
+
+    def _add(self, name: bytes) -> None:
+        self._found.append(name)
+        if len(self._found) - self._sorted > NAMES_LISTED // 4:
+            self._keep_oldest()
+
+    def _keep_oldest(self) -> None:
+        """Drop what is too much, and keep one name more, which tells that there are."""
+        self._found.sort()
+        del self._found[NAMES_LISTED + 1 :]
+        self._sorted = len(self._found)
+
+    def _name(self, path: str, mtime_ns: int) -> bytes:
         """Bytes that sort by age and then by name: a pair of number and text would take three times the memory."""
-        for path, entry in listed:
-            try:
-                mtime_ns = entry.stat(follow_symlinks=False).st_mtime_ns
-            except OSError:
-                continue
-            age = min(max(mtime_ns + (1 << 63), 0), (1 << 64) - 1)  # some file systems take any time at all
-            yield age.to_bytes(8) + os.fsencode(path.removeprefix(self._prefix))
+        age = min(max(mtime_ns + (1 << 63), 0), (1 << 64) - 1)  # some file systems take any time at all
+        return age.to_bytes(8) + os.fsencode(path.removeprefix(self._prefix))
 
     def pop(self, limit: int) -> list[str]:
         """Give out the paths of up to `limit` names."""
@@ -75,7 +113,13 @@ class Lane:
     capacity: so many of its files settle, are ready or out at a time. What only waits is not counted against that;
         of that as many are remembered, and the others are looked at again with the next listing.
     behind: files lie in it that are in no listing yet, and that newer ones must not overtake.
-    watched: its folders, as the last listing found them.
+    walk: where the listing that is going on stands.
+    watched: its folders that are watched, or would be if the system let us.
+    met: those of them that the listing of the whole lane came across so far; None when only a part is listed.
+    refused: how many folders it came across that are too many to be watched; `unwatched` when it is through.
+    scan_at: when the whole lane is listed again, in seconds of the inbox's clock; `scans` counts that.
+    seconds: what the listing of the whole lane took so far, without the turns of others.
+    faults: why folders cannot be read, as this listing and the one before it have told.
     """
 
     folder: str
@@ -83,7 +127,18 @@ class Lane:
     listing: Listing
     skip: frozenset[str] = frozenset()
     behind: bool = False
+    walk: Iterator[Listed | None] = field(default_factory=lambda: iter(()))
     watched: set[str] = field(default_factory=set)
+    met: set[str] | None = None
+    refused: int = 0
+    unwatched: int = 0
+    unwatched_told: bool = False
+    scan_at: float = 0.0
+    scans: int = 0
+    is_scan: bool = False
+    seconds: float = 0.0
+    faults: dict[str, str] = field(default_factory=dict)
+    faults_before: dict[str, str] = field(default_factory=dict)
     counts: Counter[Stand] = field(default_factory=Counter)
     settling: OrderedDict[str, None] = field(default_factory=OrderedDict)
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
@@ -99,17 +154,63 @@ class Lane:
     @property
     def holds_back(self) -> bool:
         """Whether older files than a new one are still to come in."""
-        return self.behind or bool(self.listing)
+        return self.behind or self.is_listed
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether a listing is going on, or has names left."""
+        return self.listing.filling or bool(self.listing)
 
     @property
     def wants_listing(self) -> bool:
         """Whether it is worth while to list the folder for what lies there; that costs more than a few files."""
-        return self.behind and not self.listing and self.room >= self.capacity * 3 / 4
+        return self.behind and not self.is_listed and self.room >= self.capacity * 3 / 4
 
     @property
     def wants_names(self) -> bool:
         """Whether it is worth while to wake for the names that are listed already."""
         return bool(self.listing) and self.room >= self.capacity / 4
+
+    def begin(self, walk: Iterator[Listed | None], *, whole: bool, is_scan: bool) -> None:
+        """List what this walk comes across; `go_on` does it."""
+        self.behind = False
+        self.walk, self.listing.filling = walk, True
+        self.met, self.is_scan = None, is_scan
+        if whole:
+            self.met, self.refused, self.seconds, self.scan_at = set(), 0, 0.0, math.inf
+            self.faults_before, self.faults = self.faults, {}
+
+    def go_on(self, entries: int) -> bool:
+        """List so many further entries and folders; true when that was the end of it.
+
+        What was noticed meanwhile may have set `behind`, which stays.
+        """
+        more = self.listing.fill(self.walk, entries)
+        if self.listing.filling:
+            return False
+        self.behind |= more
+        self.walk = iter(())
+        self.scans += self.is_scan
+        return True
+
+    def take_gone(self) -> set[str]:
+        """The watched folders that the listing of the whole lane did not come across; they are forgotten."""
+        if self.met is None:
+            return set()
+        self.unwatched = self.refused
+        gone = self.watched - self.met
+        self.watched, self.met = self.met, None
+        return gone
+
+    def admits(self, folder: str) -> bool:
+        """Whether this folder of it is to be watched: as many as have room are."""
+        if folder not in self.watched and len(self.watched) >= WATCHED_FOLDERS:
+            self.refused += 1
+            return False
+        self.watched.add(folder)
+        if self.met is not None:
+            self.met.add(folder)
+        return True
 
     def move(self, path: str, was: Stand | None, now: Stand | None) -> None:
         """Count a path that stood here and stands there; None is outside."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -28,21 +28,36 @@ class Listed(NamedTuple):
 def scan(
     folder: str,
     *,
-    root: str | None = None,
+    enter: Callable[[str], None] = lambda _folder: None,
+    failed: Callable[[str, OSError], None] = lambda _folder, _error: None,
+) -> Iterator[Listed]:
+    """Yield every input entry at or below `folder` that is not itself a folder, as `walk` does."""
+    for step in walk([folder], root=folder, enter=enter, failed=failed):
+        if step is not None:
+            yield step
+
+
+def walk(
+    folders: Iterable[str],
+    *,
+    root: str,
     enter: Callable[[str], None] = lambda _folder: None,
     failed: Callable[[str, OSError], None] = lambda _folder, _error: None,
     skip: Container[str] = (),
-) -> Iterator[Listed]:
-    """Yield every input entry at or below `folder` that is not itself a folder; follow no symlink below `root`.
+) -> Iterator[Listed | None]:
+    """Go through all at or below `folders`, and yield a step for each folder and each entry of one.
 
-    root: `folder` where it is not given. Folders in `skip` are passed over. `enter` is called with each folder
+    Where the step comes to an input entry that is not itself a folder it is that; else it is None, so that nothing
+    makes much work between two steps. No symlink below `root` is followed.
+
+    Folders in `skip` are passed over. `enter` is called with each folder
     before it is read: a watch set there misses nothing that the reading does not see. A folder that vanished, or
     became a link, is passed over, one that cannot be read goes to `failed`.
     """
-    root = root or folder
-    folders = [folder]
-    while folders:
-        here = folders.pop()
+    left = list(folders)
+    while left:
+        here = left.pop()
+        yield None
         try:
             enter(here)
             with Folder(Path(root), os.path.relpath(here, root)).open() as opened:
@@ -51,9 +66,10 @@ def scan(
                         path = os.path.join(here, entry.name)  # noqa: PTH118  # a million times
                         if entry.is_dir(follow_symlinks=False):
                             if is_descended(entry.name) and path not in skip:
-                                folders.append(path)
-                        elif is_finished(entry.name):
-                            yield Listed(path, entry)
+                                left.append(path)
+                            yield None
+                        else:
+                            yield Listed(path, entry) if is_finished(entry.name) else None
         except (FileNotFoundError, NotADirectoryError, LeadsOut):
             continue
         except OSError as error:

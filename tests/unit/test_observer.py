@@ -23,7 +23,7 @@ from services.observer.completeness import FileKind
 from services.observer.hints import Hints
 from services.observer.inbox import Inbox
 from services.observer.paths import FoundFile
-from services.observer.scan import Listed, is_descended, scan
+from services.observer.scan import Listed, is_descended, scan, walk
 from services.transport.backoff import Backoff
 from settings import ObserverKind
 from tests.support.waiting import eventually
@@ -501,11 +501,11 @@ def test_a_backlog_that_must_settle_keeps_its_order(drop: Drop, monkeypatch: pyt
 def test_a_backlog_is_listed_once(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
     folders: list[str] = []
 
-    def counted(folder: str, **options: Any) -> Iterator[Listed]:
-        folders.append(folder)
-        return scan(folder, **options)
+    def counted(below: Iterable[str], **options: Any) -> Iterator[Listed | None]:
+        folders.extend(below)
+        return walk(below, **options)
 
-    monkeypatch.setattr("services.observer.inbox.scan", counted)
+    monkeypatch.setattr(inbox_module, "walk", counted)
     for number in range(500):
         os.utime(write(drop.root / f"a/{number:03}"), (number, number))
     inbox = drop.open(folders=("a",), capacity=10)
@@ -513,8 +513,10 @@ def test_a_backlog_is_listed_once(drop: Drop, monkeypatch: pytest.MonkeyPatch) -
     assert folders.count(str(drop.root / "a")) == 1
 
 
-def test_a_listing_that_is_cut_off_is_gone_on_with(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("entries", [3, 512])
+def test_a_listing_that_is_cut_off_is_gone_on_with(drop: Drop, monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
     monkeypatch.setattr(lanes, "NAMES_LISTED", 7)
+    monkeypatch.setattr(inbox_module, "LISTED_AT_ONCE", entries)
     for number in range(40):
         os.utime(write(drop.root / f"a/{number:03}"), (number - 20, number - 20))
     inbox = drop.open(folders=("a",), capacity=4)
@@ -598,6 +600,108 @@ def test_one_of_very_many_files_that_are_put_off_is_no_news(drop: Drop, monkeypa
     a, b, c = (found.path for found in drop.expect(inbox, "a", "b", "c"))
     assert [inbox.later([path], 60, "unreadable") for path in (a, a, b, c)] == [True, False, True, False]
     assert inbox.waiting()[0] == ("a", "unreadable, retry in 60 s")
+
+
+def entered(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) -> None:
+    """Have `note` called with each folder that is to be watched."""
+    enter = watch_supervisor.WatchSupervisor.enter
+
+    def noted(self: watch_supervisor.WatchSupervisor, folder: str) -> None:
+        note(folder)
+        enter(self, folder)
+
+    monkeypatch.setattr(watch_supervisor.WatchSupervisor, "enter", noted)
+
+
+@pytest.mark.parametrize("name", ["b/x", "a/x"])
+def test_a_large_tree_keeps_no_noticed_file_waiting(drop: Drop, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of the tree's own lane it waits for its end, as older files may come yet; and for no second listing."""
+    monkeypatch.setattr(inbox_module, "LISTED_AT_ONCE", 20)
+    for number in range(300):
+        (drop.root / f"a/{number}").mkdir(parents=True)
+    (drop.root / "b").mkdir()
+    inbox = drop.open(folders=("a", "b"))
+    below: list[str] = []
+    came: list[int] = []
+
+    def note(folder: str) -> None:
+        if folder.startswith(f"{drop.root}/a/"):
+            below.append(folder)
+            if len(below) == 50:
+                before = inbox.status().events
+                write(drop.root / name)
+                eventually(lambda: inbox.status().events > before)
+            if len(below) == 300:
+                status = inbox.status()
+                came.append(status.ready + status.out)
+
+    entered(monkeypatch, note)
+    inbox.rescan()
+    drop.expect(inbox, name)
+    eventually(lambda: inbox.status().scans == 2)
+    assert came == [1 if name == "b/x" else 0]
+    assert len(below) == 300
+    assert not inbox.status().more_in_folder
+
+
+def test_hidden_names_are_counted_as_entries(drop: Drop) -> None:
+    write(drop.root / "a/.hidden")
+    write(drop.root / "a/x")
+    (drop.root / "a/deep").mkdir()
+    steps = list(walk([str(drop.root)], root=str(drop.root)))
+    assert [step.path for step in steps if step] == [f"{drop.root}/a/x"]
+    assert len(steps) == 7  # four entries and three folders
+
+
+def test_each_flows_folder_is_watched_before_those_below_another(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = watch.Watch.add
+
+    def add_few(self: watch.Watch, folder: str) -> None:
+        if folder not in self._folders and len(self._folders) == 4:
+            raise OSError(28, "inotify watch limit reached")
+        add(self, folder)
+
+    monkeypatch.setattr(watch.Watch, "add", add_few)
+    for number in range(20):
+        (drop.root / f"a/{number}").mkdir(parents=True)
+    (drop.root / "b").mkdir()
+    inbox = drop.open(folders=("a", "b"))
+    write(drop.root / "b/x")
+    write(drop.root / "y")
+    drop.expect(inbox, "b/x", "y")
+    assert inbox.status().scans == 1
+
+
+def test_so_many_folders_of_a_lane_are_watched(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "WATCHED_FOLDERS", 5)
+    told: list[str] = []
+    number = logger.add(told.append, level="WARNING", format="{message}")
+    watched: set[str] = set()
+    entered(monkeypatch, watched.add)
+    for folder in range(20):
+        (drop.root / f"a/{folder}").mkdir(parents=True)
+    inbox = drop.open(folders=("a", "b"))
+    inbox.rescan()
+    eventually(lambda: inbox.status().scans == 2)
+    below = {Path(folder) for folder in watched if folder.startswith(f"{drop.root}/a/")}
+    assert len(below) == 4  # and the lane's own
+    assert inbox.status().unwatched == 16
+    assert [line.split(":")[0] for line in told] == [f"more than 5 folders lie in '{drop.root}/a'"]
+    unwatched = next(folder for folder in (drop.root / "a").iterdir() if folder not in below)
+    write(unwatched / "x")
+    write(drop.root / "b/x")
+    file_away(inbox, drop.expect(inbox, "b/x"))
+    inbox.rescan()
+    drop.expect(inbox, f"a/{unwatched.name}/x")
+    for path in below:
+        path.rmdir()
+    inbox.rescan()
+    eventually(lambda: inbox.status().scans == 4)
+    inbox.rescan()  # what was given up makes room
+    eventually(lambda: inbox.status().scans == 5)
+    logger.remove(number)
+    assert inbox.status().unwatched == 12
+    assert len([folder for folder in watched if folder.startswith(f"{drop.root}/a/")]) == 8
 
 
 # When events fail.

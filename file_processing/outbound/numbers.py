@@ -51,9 +51,10 @@ class Numbers:
         """
         try:
             with Folder(self._folder).open() as folder:
+                durable.remove_abandoned(folder)
                 highest, durable_to = _read(folder)
-        except FileNotFoundError:
-            return
+        except (FileNotFoundError, NotADirectoryError):
+            return  # nothing was ever written there
         except (OSError, ValueError) as error:
             raise StopDaemon(f"{NAME} in {self._folder} cannot be read: {error}", hint=_HINT) from error
         known = ledger.continue_numbers(connection, highest, durable_to)

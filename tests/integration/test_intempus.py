@@ -573,7 +573,7 @@ def test_a_daemon_as_a_process_of_its_own(site: Site, intempus: Intempus) -> Non
         made = api.post("/case", json={"name": "Pump"})
         assert (made.status_code, made.headers["tidegate-local"]) == (201, "loaded")
         eventually(lambda: api.get(f"/case/{arrived}").status_code == 200, what="it arrives")
-        assert "http://127.0.0.1" in site.fork("status")
+        eventually(lambda: "http://127.0.0.1" in site.fork("status"), what="the API in status")
         site.stop(killed, signal.SIGKILL)
         intempus.delete(arrived)
         again = site.start(API_TOKEN=TOKEN)

@@ -10,6 +10,9 @@ pip_install := $(bin)/python -m pip install -qq --disable-pip-version-check
 # A missing or dangling interpreter has .venv made anew.
 no_venv := $(shell test -x $(bin)/python || echo venv)
 
+# Tests wait for other processes as long as they work: two for each processor.
+test_workers := $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test lint format reference bench bench-full bench-peers lock audit pin-images clean system-deps venv
 
@@ -24,7 +27,7 @@ demo: .venv/run.stamp ## the daemon among stand-ins of all partner systems, and 
 	@exec $(bin)/python main.py demo $(ARGS)
 
 test: .venv/dev.stamp system-deps ## run every test (PYTEST_ARGS="-k ledger -n 0" narrows it)
-	$(bin)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(test_workers) $(PYTEST_ARGS)
 
 lint: .venv/dev.stamp ## ruff, format check, strict mypy, who may import whom
 	$(bin)/ruff check .

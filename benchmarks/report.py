@@ -139,8 +139,8 @@ def page(text_before: str, results: Sequence[Result], order: Sequence[str]) -> s
     days = sorted({f"{result.at:%Y-%m-%d}" for result in results})
     loads = [result.load for result in results]
     when = (
-        f"Measured {' and '.join(days)} with load averages of {min(loads):.1f} to {max(loads):.1f}; "
-        "the benchmarks themselves are 1 to 2 of it, the rest is others at work on the same processors."
+        f"Measured {' and '.join(days)}; the load average before each was {min(loads):.1f} to {max(loads):.1f} "
+        "(docs/performance.json has each): up to 2 of it is the benchmark before, the rest is others at work."
     )
     missing = ", ".join(f"`{name}`" for name in order if name not in {result.name for result in results})
     if missing:

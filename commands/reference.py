@@ -26,7 +26,8 @@ _HEAD = """\
 """
 
 _CONNECTORS = """\
-# Connectors: each is on when its address is set, and then needs its credentials.
+# Connectors: each is on when its address is set (Intempus: its user; answers by SFTP: their folder), and then
+# needs its credentials.
 """
 
 
@@ -52,7 +53,7 @@ def _declared(setting: Setting) -> str:
 
 
 def _entry(description: str, name: str, default: str) -> str:
-    comment = "\n".join(f"# {line}" for line in textwrap.wrap(description, 110))
+    comment = "\n".join(f"# {line}" for line in textwrap.wrap(description, 110, break_on_hyphens=False))
     return f"{comment}\n#{name}={default}\n"
 
 

@@ -236,7 +236,7 @@ class Daemon:
         """The files that wait, each with the reason."""
         for queue in self._queues:
             yield from queue.waiting(SHOWN_WAITING)
-        yield from self._inbox.waiting()
+        yield from self._inbox.waiting(SHOWN_WAITING)
 
     def _publish(self, **changes: Any) -> None:
         try:

@@ -45,7 +45,7 @@ class OpenFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bytes is None:
+        if self.is_open:
             os.close(self.descriptor)
 
     def sha256(self) -> bytes:
@@ -77,7 +77,7 @@ class OpenFile:
 
     def check_unchanged(self) -> None:
         """Raises RetryLater when the file was written to while it was read; one that is kept was read once."""
-        if self._bytes is None:
+        if self.is_open:
             _check_unwritten(lease.writer_state(self.descriptor))
             _check_same(self.descriptor, self.identity)
 
@@ -141,7 +141,7 @@ def opened(entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None,
     """
     # O_NONBLOCK: opening a FIFO must not wait for a writer.
     try:
-        descriptor = entry.open(os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = entry.open_to_read()
     except OSError as error:
         raise _explained(error) from None
     is_open = False

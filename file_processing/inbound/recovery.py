@@ -1,7 +1,6 @@
 """Recovery: what a crash left half-done between the commit of a file and the last step of archiving it."""
 
 import hashlib
-import os
 import stat
 from collections import defaultdict
 from collections.abc import Sequence
@@ -132,7 +131,7 @@ def _holds(entry: Entry, line: UnfiledFile) -> bool:
             return True
         if not stat.S_ISREG(status.st_mode):
             return False
-        with open(entry.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        with open(entry.open_to_read(), "rb") as file:
             return hashlib.file_digest(file, "sha256").digest() == line.sha256
     except OSError:
         return False

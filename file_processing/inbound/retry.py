@@ -59,7 +59,7 @@ def _move_back(connection: Connection, line: LedgerLine, source: Entry, folder: 
 
 def _copy_back(connection: Connection, line: LedgerLine, source: Entry, folder: Directory) -> Path:
     with (
-        open(source.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as original,
+        open(source.open_to_read(), "rb") as original,
         durable.Temporary(folder) as copy,
     ):
         shutil.copyfileobj(original, copy.file)

@@ -9,7 +9,6 @@ from psycopg import Connection, Cursor, sql
 from sqlalchemy import Table
 
 from file_processing.inbound.validate import ChildRows, RowValues
-from models.flow import Flow
 from services.db import types
 from services.db.identifiers import names
 
@@ -46,7 +45,7 @@ class Stage:
     narrow: the columns that are wider here than there, each with its type there.
     """
 
-    def __init__(self, flow: Flow, table: Table, columns: Sequence[str]) -> None:
+    def __init__(self, table: Table, columns: Sequence[str]) -> None:
         known = {column: types.base_name(table.columns[column]) for column in columns}
         wide = {column: _WIDE[name] for column, name in known.items() if name in _WIDE}
         there = {column: types.full_name(table.columns[column]) for column in columns}

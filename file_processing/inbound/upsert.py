@@ -123,7 +123,7 @@ class _Children:
     def __init__(self, flow: Flow, number: int, parts: Mapping[str, sql.Composable]) -> None:
         table = flow.sql_tables[1 + number]
         columns = [*flow.key, *flow.child_columns(number)]
-        self.stage = Stage(flow, table, columns)
+        self.stage = Stage(table, columns)
         self._number = number
         self._key = [flow.columns.index(column) for column in flow.key]
         parts = {
@@ -163,7 +163,7 @@ class Upsert:
         table = flow.sql_table
         self._insert = Insert(flow)
         self._all_new = True  # as far as is known: what came last was
-        self._stage = Stage(flow, table, flow.columns)
+        self._stage = Stage(table, flow.columns)
         data = [column for column in flow.columns if column not in flow.key]
         parts: dict[str, sql.Composable] = {
             "stage": self._stage.name,

@@ -5,7 +5,6 @@ has seen is not given again.
 """
 
 import fcntl
-import os
 from pathlib import Path
 
 from loguru import logger
@@ -75,7 +74,7 @@ _HINT = "make room or mend the permissions there; one that is damaged has to hol
 def _read(folder: Directory) -> tuple[int, int]:
     """Raises OSError or ValueError."""
     try:
-        descriptor = folder.entry(NAME).open(os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = folder.entry(NAME).open_to_read()
     except FileNotFoundError:
         return 0, 0
     with open(descriptor, encoding="ascii") as file:

@@ -68,13 +68,13 @@ class OutputFolder(OpenFolders):
                 return None  # to give a file this name will tell
             if not stat.S_ISREG(mode):
                 return b""
-            with open(entry.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            with open(entry.open_to_read(), "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             return b"" if error.errno in (errno.EACCES, errno.EPERM) else None
 
     def remove_abandoned(self, names: Collection[str]) -> None:
-        """Remove what a crash left of files that were being written to these names."""
+        """Remove what a crash left of files that were being written, in the folders that these names lead to."""
         for parent in set(map(self._parent, names)):
             with suppress(OSError):  # writing there will tell
                 durable.remove_abandoned(self.open(parent))

@@ -6,7 +6,6 @@ stays; the partner has time to finish, and then the sender knows that it may hav
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import Coroutine
 from pathlib import Path, PurePath
@@ -239,7 +238,7 @@ def read(folder: Folder, name: str) -> bytes | None:
     try:
         with (
             (folder / PurePath(name).parent).open() as opened,
-            open(opened.entry(PurePath(name).name).open(os.O_RDONLY | os.O_NONBLOCK), "rb") as file,
+            open(opened.entry(PurePath(name).name).open_to_read(), "rb") as file,
         ):
             return file.read()
     except FileNotFoundError:

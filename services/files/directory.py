@@ -102,6 +102,10 @@ class Entry:
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(self.name, flags, mode, dir_fd=self.folder.descriptor)
 
+    def open_to_read(self) -> int:
+        """The same for reading; a pipe is not waited for."""
+        return self.open(os.O_RDONLY | os.O_NONBLOCK)
+
     def rename(self, target: "Entry") -> None:
         """Over whatever has the other name."""
         os.rename(self.name, target.name, src_dir_fd=self.folder.descriptor, dst_dir_fd=target.folder.descriptor)

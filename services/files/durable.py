@@ -33,10 +33,10 @@ _PREFIX, _SUFFIX = ".tidegate-", ".part"
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 _RENAME_NOREPLACE = 1
 
-NO_LINKS = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 """Why a file system makes no hard link of just this file."""
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """How a file system says that it has none."""
 
 
@@ -119,7 +119,7 @@ def _lock(descriptor: int, how: int) -> bool:
     try:
         fcntl.flock(descriptor, how)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in _NO_LOCKS:
             raise
         return False
     return True
@@ -189,7 +189,7 @@ def _rename_otherwise(source: Entry, target: Entry, reservation: str) -> None:
         if not os.path.samestat(status, target.status()) and not _says(target, reservation):
             raise
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in _NO_LINKS:
             raise
         _reserve(target, reservation)
     if os.path.samestat(status, target.status()):
@@ -220,7 +220,7 @@ def _says(entry: Entry, text: str) -> bool:
     status = entry.status()
     if not stat.S_ISREG(status.st_mode) or status.st_size != len(text):
         return False
-    with open(entry.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    with open(entry.open_to_read(), "rb") as file:
         return file.read() == text.encode()
 
 

@@ -2,8 +2,6 @@
 
 import errno
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum, auto
 from signal import SIGURG
 
@@ -16,21 +14,6 @@ class WriterState(Enum):
     UNKNOWN = auto()
 
 
-@contextmanager
-def held(descriptor: int) -> Iterator[WriterState]:
-    """Hold a read lease on an open file, where it is to be had; what it says of the file's writers.
-
-    DONE: nobody writes, and who opens the file for writing meanwhile is kept waiting: be short.
-    UNKNOWN: another user's file without CAP_LEASE, a file system or platform without leases.
-    """
-    state = take(descriptor)
-    try:
-        yield state
-    finally:
-        if state is WriterState.DONE:
-            give_back(descriptor)
-
-
 def give_back(descriptor: int) -> None:
     """Let those write who want to."""
     fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -38,8 +21,10 @@ def give_back(descriptor: int) -> None:
 
 def writer_state(descriptor: int) -> WriterState:
     """What a read lease says now; it is given back at once."""
-    with held(descriptor) as state:
-        return state
+    state = take(descriptor)
+    if state is WriterState.DONE:
+        give_back(descriptor)
+    return state
 
 
 def is_awaited(descriptor: int) -> bool:
@@ -48,7 +33,11 @@ def is_awaited(descriptor: int) -> bool:
 
 
 def take(descriptor: int) -> WriterState:
-    """Take a read lease, and what it says; one that was to be had goes when the descriptor is closed, see `held`."""
+    """Take a read lease, where it is to be had, and what it says; it goes when the descriptor is closed.
+
+    DONE: nobody writes, and who opens the file for writing meanwhile is kept waiting: be short.
+    UNKNOWN: another user's file without CAP_LEASE, a file system or platform without leases.
+    """
     if not hasattr(fcntl, "F_SETLEASE"):
         return WriterState.UNKNOWN
     try:

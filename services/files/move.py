@@ -119,7 +119,7 @@ class _Opened:
         self._descriptor: int | None = None
         if read is not None and read.is_regular:
             try:
-                self._descriptor = source.open(os.O_RDONLY | os.O_NONBLOCK)
+                self._descriptor = source.open_to_read()
             except OSError as error:
                 if error.errno not in _NOT_OPENED:
                     raise
@@ -208,7 +208,7 @@ def _copy(source: Entry, folder: Directory, name: str, number: int, read: ReadSt
 
 
 def _copy_regular(source: Entry, status: os.stat_result, folder: Directory, name: str, number: int) -> Entry:
-    with open(source.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as original, durable.Temporary(folder) as copy:
+    with open(source.open_to_read(), "rb") as original, durable.Temporary(folder) as copy:
         shutil.copyfileobj(original, copy.file, COPY_BYTES)
         copy.sync()
         os.fchmod(copy.file.fileno(), stat.S_IMODE(status.st_mode))
@@ -242,7 +242,7 @@ def _is_copy(target: Entry, source: Entry, status: os.stat_result) -> bool:
 def _same_bytes(one: Entry, other: Entry) -> bool:
     digests = []
     for entry in (one, other):
-        descriptor = entry.open(os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = entry.open_to_read()
         try:
             digests.append(_digest(descriptor))
         finally:

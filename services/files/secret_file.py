@@ -46,7 +46,7 @@ def _make(entry: Entry) -> None:
 
 
 def _read(entry: Entry) -> str:
-    with open(entry.open(os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    with open(entry.open_to_read(), "rb") as file:
         status = os.fstat(file.fileno())
         text = file.read(_LONGEST).decode("ascii", "replace").strip() if stat.S_ISREG(status.st_mode) else ""
     if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o077:

@@ -57,7 +57,7 @@ def look(entry: Entry, *, lease: bool = True) -> Look | None:
 
 def _writer_state(entry: Entry) -> WriterState:
     try:
-        descriptor = entry.open(os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = entry.open_to_read()
     except OSError:
         return WriterState.UNKNOWN  # no permission to read, for one
     try:

@@ -1,4 +1,4 @@
-"""Every path the inbox knows of, and where it stands: waiting, ready, or out with the loader."""
+"""Every path the inbox knows of, and where it stands: put off, ready, or out with the loader."""
 
 import heapq
 import itertools
@@ -6,9 +6,8 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 from loguru import logger
@@ -47,7 +46,7 @@ class _Known:
     changed: bool = False
     rests_since: float = 0.0
     again: bool = False
-    found: FoundFile | None = field(default=None)
+    found: FoundFile | None = None
 
 
 class Paths:
@@ -158,7 +157,7 @@ class Paths:
         taken: list[FoundFile] = []
         with self._changed:
             self._changed.wait_for(lambda: self._ready, timeout)
-            for path in islice(self._next_ready(), limit):
+            for path in itertools.islice(self._next_ready(), limit):
                 known = self._known.get(path)
                 if known is not None and known.stand is Stand.READY and known.found is not None:
                     self._put(path, known, Stand.OUT)

@@ -43,11 +43,6 @@ class WatchSupervisor:
         return self._watch is not None and self._watch.is_alive()
 
     @property
-    def wanted(self) -> bool:
-        """Whether there should be a watch."""
-        return self._wanted
-
-    @property
     def next_check(self) -> float:
         """When `keep` has something to do."""
         return self._next if self._wanted else float("inf")

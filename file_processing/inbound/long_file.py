@@ -131,6 +131,7 @@ class LongBatches:
         self._fetched = prefetch.ahead(self._received(), BATCHES_AHEAD)
         try:
             for fetched in self._fetched:
+                self._go_on()
                 assert isinstance(fetched.batch, _BatchThere)
                 yield replace(fetched, batch=replace(fetched.batch, again=self._again))
         except RejectFile:

@@ -37,10 +37,10 @@ def children(pid: int) -> list[int]:
 def reader(daemon: Process) -> tuple[int, int]:
     """The process from which those are forked that read, and one that reads."""
 
-    def found() -> tuple[int, int] | None:
-        return next(((nursery, own[0]) for nursery in children(daemon.pid) if (own := children(nursery))), None)
+    def found() -> list[tuple[int, int]]:
+        return [(nursery, reads) for nursery in children(daemon.pid) for reads in children(nursery)]
 
-    return eventually(found, timeout=20, what="a process that reads")
+    return eventually(found, timeout=20, what="a process that reads")[0]
 
 
 def is_gone(pid: int) -> Callable[[], bool]:

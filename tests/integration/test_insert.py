@@ -297,3 +297,43 @@ def test_a_float_arrives_as_near_as_its_column_tells_or_is_rejected(connection: 
             assert len(came_to(connection, "single", value)) == len(single)
 
     check()
+
+
+def test_real_takes_what_the_server_would_take(connection: Connection) -> None:
+    edges = [2.0**-149, 2.0**-150, 2.0**-150 * 1.01, 2.0**128 - 2.0**103, 2.0**128 - 2.0**103 * 1.01, 1e-320, -0.0]
+
+    @settings(max_examples=80)
+    @given(FLOAT | st.sampled_from([sign * edge for edge in edges for sign in (1, -1)]))
+    def check(value: float) -> None:
+        try:
+            with connection.transaction():
+                expected = connection.execute("select %s::float8::real", [value]).fetchall()[0]
+        except psycopg.errors.NumericValueOutOfRange:
+            expected = ()
+        found = came_to(connection, "single", value)
+        assert found == [pytest.approx(each, rel=0, abs=0, nan_ok=True) for each in expected]
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("small", 2**15, "small: 32768 does not fit smallint, which holds -32768 to 32767"),
+        ("whole", 2**32 + 7, "whole: 4294967303 does not fit integer, which holds -2147483648 to 2147483647"),
+        ("big", 2**63, "big: "),
+        ("wholes", [[1, 2], [3, 2**31]], "wholes: 2147483648 does not fit integer"),
+        ("single", 1e39, "single: 1e+39 does not fit real, which holds 1.4e-45 to 3.4e+38"),
+        ("smalls", [None, -(2**15) - 1], "smalls: -32769 does not fit smallint"),
+        ("whole", "7", "whole: a value is not of its column's type: "),
+        ("double", [], "double: a value is not of its column's type: "),
+        ("wholes", [1, "x"], "wholes: a value is not of its column's type: "),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_by_the_name_of_its_column(
+    connection: Connection, column: str, value: object, reason: str
+) -> None:
+    good = numbers()._replace(position=1)
+    counts, (rejected,) = RowUpsert(NUMBERS).upsert(connection, [numbers(**{column: value}), good])
+    assert (rejected.position, rejected.reason[: len(reason)]) == (0, reason)
+    assert counts.inserted == {1: 1}

@@ -5,7 +5,7 @@ This process keeps connection, transaction and ledger, and sees rows only where 
 
 import pickle
 import traceback
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -25,7 +25,7 @@ from file_processing.inbound.validate import Validator
 from models.errors import RejectFile, RetryLater, TidegateError
 from models.flow import Flow
 from services.runtime import prefetch
-from services.runtime.nursery import Nursery
+from services.runtime.nursery import Nursery, hang_up
 
 if TYPE_CHECKING:
     from loguru import Message
@@ -113,8 +113,7 @@ class LongBatches:
         self._connection = connection
         self._source = source
         self._go_on = go_on
-        self._fetched: Iterator[EncodedBatch] = iter(())
-        self._closing = False
+        self._fetched: Generator[EncodedBatch, None, None] | None = None
         self._read_again = batches.read(replace(source, apart=True), flow, limits, go_on)
         self._last_again: Batch | None = None
 
@@ -141,8 +140,9 @@ class LongBatches:
 
     def close(self) -> None:
         """End the reading, however far it is."""
-        self._closing = True
-        self._fetched = iter(())
+        hang_up(self._connection)
+        if self._fetched is not None:
+            self._fetched.close()
         self._connection.close()
 
     def _received(self) -> Iterator[EncodedBatch]:
@@ -150,8 +150,6 @@ class LongBatches:
             try:
                 while not self._connection.poll(_LOOK_SECONDS):
                     self._go_on()
-                    if self._closing:
-                        return
                 message = self._connection.recv()
             except (EOFError, ConnectionError):
                 raise RetryLater(
@@ -169,9 +167,12 @@ class LongBatches:
                     yield message
 
     def _again(self, first: int) -> Batch:
-        """Batches are asked for in their order."""
-        while self._last_again is None or self._last_again.first != first:
-            self._last_again = next(self._read_again)
+        """Batches are asked for in their order. Raises RetryLater where the file does not hold any more what it did."""
+        try:
+            while self._last_again is None or self._last_again.first != first:
+                self._last_again = next(self._read_again)
+        except (RejectFile, StopIteration):
+            raise RetryLater("the file changed while it was read") from None
         return self._last_again
 
 
@@ -209,6 +210,8 @@ def _logged(message: "Message") -> _Logged:
 
 
 def _end(error: Exception) -> _End:
+    if isinstance(error, MemoryError):
+        return _End(RetryLater("there is too little memory to read it", hint="it is read again"))
     if isinstance(error, TidegateError):
         return _End(error)
     told = "".join(traceback.format_exception(error))

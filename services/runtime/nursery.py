@@ -77,6 +77,12 @@ class Nursery:
         return Connection(ours.detach())
 
 
+def hang_up(connection: Connection) -> None:
+    """Close a connection for both ends. Whoever waits at this one is told, and the descriptor is still its own."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
+
+
 def _end(requests: socket.socket, pid: int) -> None:
     requests.close()
     with contextlib.suppress(ChildProcessError):

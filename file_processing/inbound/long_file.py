@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -28,6 +27,8 @@ from services.runtime import prefetch
 from services.runtime.nursery import Nursery, hang_up
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from loguru import Message
 
 BATCHES_AHEAD = 8
@@ -109,7 +110,7 @@ class LongFiles:
 class LongBatches:
     """What a long file comes to, in batches which come only once."""
 
-    def __init__(self, connection: Connection, source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> None:
+    def __init__(self, connection: "Connection", source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> None:
         self._connection = connection
         self._source = source
         self._go_on = go_on
@@ -179,7 +180,7 @@ class LongBatches:
 # What follows is done in the process that reads.
 
 
-def _read(validator: Validator, connection: Connection, descriptors: Sequence[int]) -> None:
+def _read(validator: Validator, connection: "Connection", descriptors: Sequence[int]) -> None:
     source, limits = connection.recv()
     logger.add(lambda message: connection.send(_logged(message)), format="{message}", level=0)
     if descriptors:

@@ -14,16 +14,18 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from loguru import logger
 
 from models.errors import StopDaemon
 from services.runtime import garbage
 
-Work = Callable[[Connection, Sequence[int]], None]
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+Work = Callable[["Connection", Sequence[int]], None]
 """What a forked process does; it gets its end of the connection, and the descriptors that were sent with it."""
 
 _NAME_BYTES = 1024
@@ -57,11 +59,13 @@ class Nursery:
             self._requests = ours
             weakref.finalize(self, _end, ours, pid)
 
-    def fork(self, name: str, descriptors: Sequence[int] = ()) -> Connection:
+    def fork(self, name: str, descriptors: Sequence[int] = ()) -> "Connection":
         """A process that does the work of that name; to close the connection ends it.
 
         Raises StopDaemon when there is no nursery any more.
         """
+        from multiprocessing.connection import Connection  # which takes a while, and few commands read long files
+
         self.start()
         assert self._requests is not None
         ours, theirs = socket.socketpair()
@@ -77,7 +81,7 @@ class Nursery:
         return Connection(ours.detach())
 
 
-def hang_up(connection: Connection) -> None:
+def hang_up(connection: "Connection") -> None:
     """Close a connection for both ends. Whoever waits at this one is told, and the descriptor is still its own."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as ours:
         ours.shutdown(socket.SHUT_RDWR)
@@ -121,6 +125,8 @@ def _keep_only(descriptor: int) -> None:
 
 
 def _work(work: Work, connection: int, descriptors: Sequence[int]) -> NoReturn:
+    from multiprocessing.connection import Connection
+
     try:
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from commands.console import (
     print_json,
 )
 from commands.site import named, opened
-from file_processing.inbound import adhoc
+from file_processing.inbound import adhoc, intake
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.load import Progress
 from file_processing.inbound.routing import DroppedFile
@@ -57,6 +57,8 @@ def ingest(
         given = adhoc.collect(paths)
         if not given and not as_json:
             out.print("there is no file in there")
+        if any(map(intake.is_long, given)):
+            site.long_files.start()
         with progress(sum(file.size for file in given), shown=not as_json) as advance:
             pipeline = site.pipeline(None, progress=advance)
             for result in adhoc.ingest(pipeline, given, chosen):

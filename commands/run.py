@@ -45,6 +45,7 @@ def run() -> None:
         opened(settings, stopping) as database,
     ):
         site = Site(settings, flows, database)
+        site.long_files.start()
         systemd.notify("READY=1", "STATUS=starting")
         prepare_patiently(site, publisher, stopping)
         if stopping.is_set():

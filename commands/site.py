@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import flows as flow_folder
 import settings as settings_module
 from commands.console import err
 from file_processing.inbound.limits import Limits
+from file_processing.inbound.long_file import LongFiles
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.outbound.numbers import Numbers
 from flows import Flows
@@ -29,7 +30,7 @@ from services.db.engine import Database
 from services.files.folders import Folders
 from services.files.room import Room
 from services.ledger import documents
-from services.runtime import log
+from services.runtime import garbage, log
 from services.transport.hosts import refuse_plain
 from settings import Settings, listed
 
@@ -42,11 +43,18 @@ env_file: ContextVar[Path | None] = ContextVar("env_file", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Everything a command works with."""
+    """Everything a command works with.
+
+    long_files: started, by whoever will have some, before there are threads.
+    """
 
     settings: Settings
     flows: Flows
     database: Database
+    long_files: LongFiles = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "long_files", LongFiles(self.flows))
 
     @property
     def engine(self) -> sqlalchemy.Engine:
@@ -67,6 +75,7 @@ class Site:
             self.engine,
             self.flows,
             self.folders,
+            self.long_files,
             node=node(),
             root=root,
             limits=Limits(self.settings.max_file_bytes, self.settings.max_unpack_ratio, self.settings.max_rejects),
@@ -133,19 +142,9 @@ def configured(*, console_log: bool = False) -> tuple[Settings, Flows]:
     for flow in flows.values():
         for connector in flow.connectors:
             is_on(connector, settings)
-    _collect_garbage()
+    if not gc.isenabled():  # in a process of its own (`main.process`)
+        garbage.collect_seldom()
     return settings, flows
-
-
-def _collect_garbage() -> None:
-    """In a process of its own (`main.process`): look for garbage from now on, but never in what is there by now.
-
-    And seldom: batches are large lists of records, to look at which costs much and frees nothing.
-    """
-    if not gc.isenabled():
-        gc.freeze()
-        gc.set_threshold(100_000, 50, 100)
-        gc.enable()
 
 
 def _env_file() -> Path | None:

@@ -96,7 +96,7 @@ class Queues:
         for queue in sorted(self, key=lambda queue: queue.turn):
             if queue.at_work or now < queue.resume_at or not (queue.files or queue.to_recover):
                 continue
-            is_long = bool(queue.files) and intake.is_long(queue.files[0])
+            is_long = bool(queue.files) and intake.is_long(queue.files[0].dropped)
             if self._at_work[is_long] < self._workers:
                 return self._begin(queue, is_long)
         return None

@@ -1,6 +1,6 @@
 """The errors of Tidegate, named by what the daemon does next."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 
 class TidegateError(Exception):
@@ -13,6 +13,16 @@ class TidegateError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.hint})" if self.hint else self.reason
+
+    def __reduce__(self) -> tuple[Callable[..., "TidegateError"], tuple[object, ...]]:
+        """From one process to another."""
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[TidegateError], arguments: tuple[object, ...], state: dict[str, object]) -> TidegateError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class RejectFile(TidegateError):

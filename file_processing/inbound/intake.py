@@ -146,9 +146,9 @@ def _unread(dropped: DroppedFile, entry: Entry, rejection: Rejection, *, stays: 
         raise FileGone("the file is no longer there") from error
 
 
-def is_long(routed: RoutedFile) -> bool:
+def is_long(dropped: DroppedFile) -> bool:
     """Whether a file is too large to be read at once, as far as is known before it is opened."""
-    return _is_long(routed.dropped.path.name, routed.dropped.size)
+    return _is_long(dropped.path.name, dropped.size)
 
 
 def _is_long(name: str, size: int) -> bool:
@@ -161,7 +161,7 @@ def groups(files: Sequence[RoutedFile]) -> Iterator[list[RoutedFile]]:
     total = 0
     for routed in files:
         size = routed.dropped.size
-        alone = is_long(routed)
+        alone = is_long(routed.dropped)
         if group and (alone or len(group) == GROUP_FILES or total + size > GROUP_BYTES):
             yield group
             group, total = [], 0

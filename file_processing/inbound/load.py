@@ -4,13 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import repeat
+from functools import partial
 
 from loguru import logger
 from psycopg import Connection
 
 from file_processing.inbound import error_report, tally as tallying
 from file_processing.inbound.deduplicate import Deduplicator, LoadDecision
+from file_processing.inbound.encode import ColumnTypes, EncodedBatch, Encoder
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
@@ -18,10 +19,8 @@ from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
 from file_processing.inbound.record_errors import RejectedText, rejected_by_database
 from file_processing.inbound.routing import DroppedFile
-from file_processing.inbound.stage import StagedRow
 from file_processing.inbound.tally import Tally
 from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, Upsert, UpsertCounts
-from file_processing.inbound.validate import CheckedBatch
 from models.errors import FileGone, RejectFile, RetryLater, StopDaemon
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
@@ -36,6 +35,7 @@ ROWS_AT_ONCE = 50_000
 """Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
 
 Progress = Callable[[DroppedFile, int], None]
+_Encoded = Callable[[LoadDecision], Iterator[EncodedBatch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,24 +160,26 @@ class Loader:
     ) -> UpsertCounts:
         """Raises _StartOver when files turn out to be rejected after some of their rows were upserted."""
         counts = NO_ROWS
-        for portion in self._portions(decisions, tallies):
-            counts += self._upsert_portion(connection, portion, tallies)
+        if self.flow is not None and self.upsert is not None and decisions:
+            with sqlstate.of_a_flow():
+                types = self.upsert.column_types(connection)
+            encoded = partial(_encoded, Encoder(self.flow, types), types)
+            for portion in self._portions(decisions, encoded, tallies):
+                counts += self._upsert_portion(connection, self.upsert, portion, tallies)
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
             raise _StartOver(verdicts=found)
         return counts
 
     def _upsert_portion(
-        self, connection: Connection, portion: Sequence[tuple[int, CheckedBatch]], tallies: Mapping[int, Tally]
+        self, connection: Connection, upsert: Upsert, portion: Sequence[EncodedBatch], tallies: Mapping[int, Tally]
     ) -> UpsertCounts:
-        if self.upsert is None:
-            return NO_ROWS
-        rows = [row for file_id, checked in portion if not tallies[file_id].is_test for row in _rows(file_id, checked)]
         with sqlstate.of_a_flow():
-            counts, bad = self.upsert.upsert(connection, rows)
+            blocks = [batch.rows for batch in portion if not tallies[batch.rows.file_id].is_test]
+            counts, bad = upsert.upsert(connection, blocks)
         for file_id, records in _found_again(portion, bad):
             tallies[file_id].reject(records)
-        found = {file_id: tallies[file_id].too_many(self.limits) for file_id, _ in portion if bad}
+        found = {batch.rows.file_id: tallies[batch.rows.file_id].too_many(self.limits) for batch in portion}
         if verdicts := {file_id: _Verdict(tallies[file_id], why) for file_id, why in found.items() if why}:
             raise _StartOver(verdicts=verdicts)
         return counts
@@ -194,22 +196,22 @@ class Loader:
         return None if earlier is None else _Verdict(tally, Rejection.of(tally.exchange.repeated(earlier)))
 
     def _portions(
-        self, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
-    ) -> Iterator[list[tuple[int, CheckedBatch]]]:
+        self, decisions: Sequence[LoadDecision], encoded: _Encoded, tallies: Mapping[int, Tally]
+    ) -> Iterator[list[EncodedBatch]]:
         """What the files hold, as much at a time as one upsert takes; each is used before the next is asked for."""
-        portion: list[tuple[int, CheckedBatch]] = []
+        portion: list[EncodedBatch] = []
         rows = 0
         for made in decisions:
             tally = tallies[made.file_id]
-            for checked in _taken(made, tally):
+            for batch in _taken(made, encoded, tally):
                 self.progress(made.read.file.dropped, made.read.file.bytes_read)
                 if self.all_or_nothing and tally.rejected.count:
                     continue  # it is only read to its end, so that every reason is told
-                portion.append((made.file_id, checked))
-                rows += max(len(checked.rows), checked.records)  # rejected ones take memory too
+                portion.append(batch)
+                rows += max(len(batch.rows), batch.records)  # rejected ones take memory too
                 if rows >= ROWS_AT_ONCE:
                     yield portion
-                    portion.clear()  # before more is read: one portion stands in memory at a time
+                    portion.clear()  # before more is taken: one portion stands in memory at a time
                     rows = 0
         if portion:
             yield portion
@@ -295,22 +297,23 @@ def _judged(read: ReadResult, verdict: _Verdict | None) -> ReadResult:
     return read if verdict is None else read.not_loading(verdict.rejection)
 
 
-def _taken(made: LoadDecision, tally: Tally) -> Iterator[CheckedBatch]:
+def _encoded(encoder: Encoder, types: ColumnTypes, made: LoadDecision) -> Iterator[EncodedBatch]:
+    """The batches of a file, encoded: by who reads it, where it is long."""
+    if made.read.long is not None:
+        return made.read.long.encoded(types, made.file_id)
+    return (encoder.encode(checked, made.file_id) for checked in made.read.batches)
+
+
+def _taken(made: LoadDecision, encoded: _Encoded, tally: Tally) -> Iterator[EncodedBatch]:
     """The batches of a file, counted. Raises _StartOver."""
     try:
-        for checked in made.read.batches:
-            tally.take(checked)
-            yield checked
+        for batch in encoded(made):
+            tally.take(batch)
+            yield batch
     except RejectFile as error:
         raise _StartOver(verdicts={made.file_id: _Verdict(tally, Rejection.of(error))}) from None
     except (FileGone, RetryLater) as error:
         raise _StartOver(left={made.file_id: LeftFile.because(made.read.file.dropped, error)}) from None
-
-
-def _rows(file_id: int, checked: CheckedBatch) -> Iterator[StagedRow]:
-    children = checked.children or repeat(None)
-    for row, position, own in zip(checked.rows, checked.positions, children, strict=False):
-        yield StagedRow(row, file_id, position, own)
 
 
 def _not_in_place(file: InboundFile) -> LeftFile | None:
@@ -323,14 +326,14 @@ def _not_in_place(file: InboundFile) -> LeftFile | None:
 
 
 def _found_again(
-    portion: Sequence[tuple[int, CheckedBatch]], bad: Sequence[RejectedByDatabase]
+    portion: Sequence[EncodedBatch], bad: Sequence[RejectedByDatabase]
 ) -> Iterator[tuple[int, list[RejectedText]]]:
     """The records that the database rejected, with their text."""
     reasons: dict[int, dict[int, str]] = defaultdict(dict)
     for record in bad:
         reasons[record.file_id][record.position] = record.reason
-    for file_id, checked in portion if bad else ():
-        first = checked.batch.first
+    for checked in portion if bad else ():
+        file_id, first = checked.rows.file_id, checked.batch.first
         here = {
             position - first: reason
             for position, reason in reasons[file_id].items()

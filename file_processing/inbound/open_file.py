@@ -33,6 +33,8 @@ class OpenFile:
     """An open regular file, as long as this is in use; a small one was read at once, and is kept.
 
     times_tell: whether writing to it changes its times for certain.
+    apart: it is read with a place in the file of its own, not with the one that all share who have it open by this
+        descriptor, in another process too.
     """
 
     name: str
@@ -40,6 +42,7 @@ class OpenFile:
     identity: Identity
     times_tell: bool
     _bytes: bytes | None = None
+    apart: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +65,8 @@ class OpenFile:
         """Its bytes from the start; reading them raises RetryLater."""
         if self._bytes is not None:
             return _KeptBytes(self._bytes)
+        if self.apart:
+            return io.BufferedReader(_FileApart(self.descriptor), READ_BYTES)
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         return io.BufferedReader(_File(self.descriptor, closefd=False), READ_BYTES)
 
@@ -119,6 +124,25 @@ class _File(io.FileIO):
             return super().readinto(buffer)
         except OSError as error:
             raise RetryLater(f"cannot be read: {error.strerror}") from error
+
+
+class _FileApart(io.RawIOBase):
+    """Reads from a place of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed: Buffer
+        try:
+            read = os.preadv(self._descriptor, [buffer], self._place)
+        except OSError as error:
+            raise unreadable(error) from error
+        self._place += read
+        return read
 
 
 def entry_of(folders: OpenFolders, path: Path, root: Path | None) -> Entry:

@@ -26,6 +26,7 @@ from file_processing.inbound.deduplicate import Deduplicator
 from file_processing.inbound.intake import LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.load import Loaded, Loader, Progress
+from file_processing.inbound.long_file import LongFiles
 from file_processing.inbound.read import ReadResult
 from file_processing.inbound.routing import RoutedFile, Router
 from file_processing.inbound.upsert import Upsert
@@ -57,6 +58,7 @@ class _Steps:
 class Pipeline:
     """Handles files of one input folder.
 
+    long_files: has those read that are too long to be read at once.
     root: the resolved input folder; `None` for files anywhere, which stay where they are (`ingest`).
     limits: beyond which a file is rejected.
     room: told to raise RetryLater while there is too little of it to take anything in.
@@ -69,6 +71,7 @@ class Pipeline:
         engine: sqlalchemy.Engine,
         flows: Flows,
         folders: Folders,
+        long_files: LongFiles,
         *,
         node: str,
         root: Path | None,
@@ -79,6 +82,7 @@ class Pipeline:
     ) -> None:
         self._engine = engine
         self._folders = folders
+        self._long_files = long_files
         self._stopping = stopping or threading.Event()
         self._limits = limits
         self._room = room
@@ -132,7 +136,7 @@ class Pipeline:
         root, limits = self.router.root, self._limits
         with (
             intake.taken_in(group, root=root, max_bytes=limits.max_bytes) as taken,
-            read.reading(taken.files, steps.validator, limits=limits, go_on=self._go_on) as reads,
+            read.reading(taken.files, steps.validator, self._long_files, limits=limits, go_on=self._go_on) as reads,
         ):
             yield from (FileResult.of_left(left, steps.flow) for left in taken.left)
             for loaded in self._load(steps, reads):

@@ -1,63 +1,60 @@
 """Reading: from a file's content to checked batches of records, in the format that it is in."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from loguru import logger
 
-from file_processing.inbound import open_file
-from file_processing.inbound.formats import detect
-from file_processing.inbound.formats.base import Batch, GoOn, Reading, RejectExchange, Rejection
+from file_processing.inbound import batches
+from file_processing.inbound.formats.base import Batch, GoOn, Rejection
 from file_processing.inbound.intake import InboundFile
-from file_processing.inbound.limits import Limits, Rejects
+from file_processing.inbound.limits import Limits
+from file_processing.inbound.long_file import LongBatches, LongFiles
 from file_processing.inbound.open_file import OpenFile
 from file_processing.inbound.validate import CheckedBatch, Validator
 from models.errors import RejectFile, TidegateError
 from models.flow import Flow
-from services.runtime import prefetch
-
-FORMAT_PEEK_BYTES = 4096
-"""What tells the format stands within this much of the content's start."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
     """What a file came to.
 
-    batches: its records, as far as they could be read; of a long file they are read while they are taken, and
-        come only once.
+    batches: its records, as far as they could be read. long: instead, of a long file, which is read while its
+        batches are taken, and they come only once.
     loads: whether its good records may load. rejection: why it is rejected as a whole, where it is.
     """
 
     file: InboundFile
-    batches: Iterable[CheckedBatch] = ()
+    batches: Sequence[CheckedBatch] = ()
+    long: LongBatches | None = None
     loads: bool = True
     rejection: Rejection | None = None
 
     def not_loading(self, rejection: Rejection | None) -> "ReadResult":
         """The same file, of which nothing loads."""
-        return replace(self, batches=(), loads=False, rejection=rejection)
+        return replace(self, batches=(), long=None, loads=False, rejection=rejection)
 
 
 @contextmanager
 def reading(
-    files: Sequence[InboundFile], validator: Validator | None, *, limits: Limits, go_on: GoOn
+    files: Sequence[InboundFile], validator: Validator | None, long_files: LongFiles, *, limits: Limits, go_on: GoOn
 ) -> Iterator[list[ReadResult]]:
-    """Read a group of files of one flow; a long file is read a batch ahead as long as this is in use.
+    """Read a group of files of one flow; a long file is read by another process as long as this is in use.
 
     validator: of the flow; without one the files belong to none, and are rejected.
-    Raises RetryLater where the daemon stops.
+    Raises RetryLater where the daemon stops, and StopDaemon.
     """
-    with ExitStack() as ahead:
+    with ExitStack() as open_ends:
         results: list[ReadResult | _Parsed] = []
         for file in files:
             if file.rejection is not None or validator is None or file.source is None:
                 results.append(ReadResult(file).not_loading(file.rejection or Rejection("it belongs to no flow")))
             elif file.is_long:
-                fetched = prefetch.ahead(_of_long(file.source, validator, limits, go_on))
-                ahead.callback(fetched.close)
-                results.append(ReadResult(file, fetched))
+                long = long_files.read(file.source, validator.flow, limits, go_on)
+                open_ends.callback(long.close)
+                results.append(ReadResult(file, long=long))
             else:
                 results.append(_parsed(file, file.source, validator.flow, limits, go_on))
         yield _with_checked(results, validator, limits)
@@ -75,7 +72,7 @@ class _Parsed:
 def _parsed(file: InboundFile, source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> _Parsed:
     parsed = _Parsed(file, [])
     try:
-        parsed.batches.extend(_batches(source, flow, limits, go_on))
+        parsed.batches.extend(batches.read(source, flow, limits, go_on))
     except RejectFile as error:
         parsed.rejection = Rejection.of(error)
     except TidegateError:
@@ -112,7 +109,7 @@ def _checked(parsed: _Parsed, validator: Validator, limits: Limits) -> ReadResul
     file, rejection = parsed.file, parsed.rejection
     read: list[CheckedBatch] = []
     try:
-        read.extend(_check(parsed.batches, validator, limits))
+        read.extend(batches.check(parsed.batches, validator, limits))
     except RejectFile as error:
         rejection = Rejection.of(error)
     except TidegateError:
@@ -120,36 +117,6 @@ def _checked(parsed: _Parsed, validator: Validator, limits: Limits) -> ReadResul
     except Exception as error:  # noqa: BLE001  # rejected, with its traceback in the log
         rejection = unexpected(file, error)
     return ReadResult(file, tuple(read), loads=rejection is None, rejection=rejection)
-
-
-def _of_long(source: OpenFile, validator: Validator, limits: Limits, go_on: GoOn) -> Iterator[CheckedBatch]:
-    try:
-        yield from _check(_batches(source, validator.flow, limits, go_on), validator, limits)
-        source.check_unchanged()
-    except RejectFile:
-        source.check_unchanged()  # what is half written is not rejected: it waits
-        raise
-
-
-def _batches(source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> Iterator[Batch]:
-    try:
-        unpacked = limits.unpacked_bytes(source.identity.bytes)
-        content = open_file.content(source, max_bytes=limits.max_bytes, max_unpacked=unpacked)
-        found = detect.format_of(source.name, content.peek(FORMAT_PEEK_BYTES), flow)
-        for batch in found.read(content, Reading(detect.plain_name(source.name), flow, go_on=go_on)):
-            yield batch
-            go_on()
-    except OSError as error:
-        raise open_file.unreadable(error) from error
-
-
-def _check(batches: Iterable[Batch], validator: Validator, limits: Limits) -> Iterator[CheckedBatch]:
-    rejects = Rejects(limits)
-    for batch in batches:
-        yield validator.check(batch, rejects)
-        if rejects.too_many():
-            reason, hint = limits.why_too_many(rejects.rejected, rejects.records)
-            raise RejectExchange(reason, exchange=batch.exchange, hint=hint)
 
 
 def unexpected(file: InboundFile, error: Exception) -> Rejection:

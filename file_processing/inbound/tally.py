@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from file_processing.inbound import error_report
 from file_processing.inbound.deduplicate import LoadDecision
+from file_processing.inbound.encode import EncodedBatch
 from file_processing.inbound.error_report import RejectedRecords
 from file_processing.inbound.formats.base import Exchange, RecordForm, Rejection
 from file_processing.inbound.limits import Limits
@@ -29,7 +30,7 @@ class Tally:
     form: RecordForm | None = None
     exchange: Exchange | None = None
 
-    def take(self, checked: CheckedBatch) -> None:
+    def take(self, checked: CheckedBatch | EncodedBatch) -> None:
         self.records += checked.records
         self.rejected.add(checked.rejected)
         self.rejected.count += checked.bad - len(checked.rejected)
@@ -60,7 +61,7 @@ class Tally:
 def of(made: LoadDecision) -> Tally:
     """What is known of a file before it is loaded: nothing, but where it is only looked through, all that was read."""
     tally = Tally(RejectedRecords(error_report.most_bytes(made.read.file.state.identity.bytes)))
-    if not made.loads and not made.read.file.is_long:
+    if not made.loads:
         for checked in made.read.batches:
             tally.take(checked)
     return tally

@@ -5,16 +5,16 @@ says nothing new is not written at all.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from types import MappingProxyType
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from psycopg import Connection, Cursor, sql
 
+from file_processing.inbound.encode import ColumnTypes, EncodedRows
 from file_processing.inbound.insert import Insert
-from file_processing.inbound.stage import Stage, StagedRow
+from file_processing.inbound.stage import Stage
 from file_processing.inbound.validate import RowValues
 from models.errors import RejectFile
 from models.flow import CHILDREN_DIGEST, Flow
@@ -54,6 +54,8 @@ class RejectedByDatabase(NamedTuple):
     position: int
     reason: str
 
+
+_DESCRIBE = "select {columns} from {table} limit 0"
 
 # One upsert cannot touch a key twice, so `newest` keeps one record per key. Its order
 # also makes every loader lock rows in the same order, which prevents deadlocks.
@@ -125,7 +127,6 @@ class _Children:
         columns = [*flow.key, *flow.child_columns(number)]
         self.stage = Stage(table, columns)
         self._number = number
-        self._key = [flow.columns.index(column) for column in flow.key]
         parts = {
             **parts,
             "child": sql.Identifier(table.name),
@@ -138,19 +139,9 @@ class _Children:
         self._delete = sql.SQL(_DELETE_CHILDREN).format(**parts)
         self._insert = sql.SQL(_INSERT_CHILDREN).format(**parts)
 
-    def key(self, parent: StagedRow) -> RowValues:
-        return tuple(parent.values[index] for index in self._key)
-
-    def of(self, parents: Sequence[StagedRow]) -> list[StagedRow]:
-        """The children of all of them, each with the key, and as of its parent's record."""
-        return [
-            StagedRow((*self.key(parent), *child), parent.file_id, parent.position)
-            for parent in parents
-            for child in (parent.children[self._number] if parent.children else ())
-        ]
-
-    def replace(self, cursor: Cursor, types: Sequence[int], rows: Sequence[StagedRow]) -> None:
-        self.stage.fill(cursor, types, self.of(rows))
+    def replace(self, cursor: Cursor, blocks: Sequence[EncodedRows]) -> None:
+        rows = (block.children[self._number].with_source(block.file_id, block.positions) for block in blocks)
+        self.stage.fill(cursor, chain.from_iterable(rows))
         cursor.execute(self._delete)
         cursor.execute(self._insert)
         self.stage.empty(cursor)
@@ -173,7 +164,7 @@ class Upsert:
             "newest_first": _newest_first(flow),
             "old": names(data, "t"),
             "new": sql.SQL(", ").join(_new(column, "excluded") for column in data),
-            "staged": sql.SQL(", ").join(_new(column, "s", self._stage.narrow) for column in data),
+            "staged": sql.SQL(", ").join(_new(column, "s") for column in data),
         }
         if flow.append_only or not data:
             on_conflict: sql.Composable = sql.SQL("do nothing")
@@ -191,31 +182,44 @@ class Upsert:
         self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
         self._loading = loading(flow)
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
-        self._unchanged = sql.SQL(_UNCHANGED).format(
-            **parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s", self._stage.narrow)
-        )
+        self._unchanged = sql.SQL(_UNCHANGED).format(**parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s"))
+        children = ([*flow.key, *flow.child_columns(number)] for number in range(len(flow.children)))
+        self._describe = [
+            sql.SQL(_DESCRIBE).format(columns=names(columns), table=sql.Identifier(each.name))
+            for each, columns in zip(flow.sql_tables, [flow.columns, *children], strict=True)
+        ]
+
+    def column_types(self, connection: Connection) -> ColumnTypes:
+        """The types of the columns, which are the same until the connection's transaction ends."""
+        with connection.cursor() as cursor:
+            described = [cursor.execute(describe).description or () for describe in self._describe]
+        table, *children = (tuple(column.type_code for column in columns) for columns in described)
+        return ColumnTypes(table, tuple(children))
 
     def upsert(
-        self, connection: Connection, rows: Sequence[StagedRow]
+        self, connection: Connection, blocks: Sequence[EncodedRows]
     ) -> tuple[UpsertCounts, list[RejectedByDatabase]]:
-        """Upsert rows within the connection's transaction.
+        """Upsert rows within the connection's transaction, whose columns they are encoded for.
 
         A record whose rows the database rejects is left out and returned with the reason;
         all others are in the table. Raises psycopg.Error for what is not a record's fault.
         """
         counts, rejected = NO_ROWS, list[RejectedByDatabase]()
-        if not rows:
+        blocks = [block for block in blocks if len(block)]
+        if not blocks:
             return counts, rejected
         connection.execute(self._loading)
-        if self._all_new and self._insert.insert(connection, rows, [child.of(rows) for child in self._children]):
-            return replace(counts, inserted=Counter(row.file_id for row in rows)), rejected
-        types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]
-        waiting = self._rounds(rows)[::-1]
+        rows = _by_file(blocks)
+        if self._all_new and self._insert.insert(connection, blocks):
+            return replace(counts, inserted=rows), rejected
+        for stage in (self._stage, *(child.stage for child in self._children)):
+            stage.create(connection)
+        waiting = self._rounds(blocks)[::-1]
         while waiting:
             part = waiting.pop()
             try:
                 with connection.transaction():
-                    new = self._upsert_part(connection, part, types)
+                    new = self._upsert_part(connection, part)
                 counts += new
             except Exception as error:
                 fault = sqlstate.translate(error)
@@ -223,58 +227,70 @@ class Upsert:
                     raise
                 halves = _halves(part)
                 if len(halves) == 1:
-                    rejected.append(RejectedByDatabase(part[0].file_id, part[0].position, fault.reason))
+                    rejected.append(RejectedByDatabase(part[0].file_id, part[0].positions[0], fault.reason))
                 else:
                     waiting += reversed(halves)
-        self._all_new = counts.inserted.total() == len(rows)
+        self._all_new = counts.inserted == rows
         return counts, rejected
 
-    def _rounds(self, rows: Sequence[StagedRow]) -> list[Sequence[StagedRow]]:
+    def _rounds(self, blocks: Sequence[EncodedRows]) -> list[Sequence[EncodedRows]]:
         """The rows as they may be upserted together: one without children after those that bring its key some.
 
         One upsert keeps a single record of a key, and with it what that one says of the children.
         """
-        if not self._children or all(row.children is not None for row in rows):
-            return [rows]
-        rounds: list[list[StagedRow]] = []
+        if not self._children or not any(block.says_nothing(row) for block in blocks for row in range(len(block))):
+            return [blocks]
+        rounds: list[list[EncodedRows]] = []
         latest: dict[
             RowValues, tuple[int, bool]
         ] = {}  # by key: the round of its last row, and whether that has children
-        for _, group in groupby(rows, lambda row: (row.file_id, row.position)):
-            record = [(self._children[0].key(row), row) for row in group]
-            before = [(*latest.get(key, (0, False)), row) for key, row in record]
-            number = max(last + (brought and row.children is None) for last, brought, row in before)
-            for (key, row), (last, brought, _) in zip(record, before, strict=True):
-                latest[key] = number, row.children is not None or (brought and last == number)
-            if number == len(rounds):
-                rounds.append([])
-            rounds[number] += [row for _, row in record]
+        for block in blocks:
+            of_block: dict[int, list[int]] = {}
+            for _, group in groupby(range(len(block)), block.positions.__getitem__):
+                record = list(group)
+                before = [(*latest.get(block.keys[row], (0, False)), block.says_nothing(row)) for row in record]
+                number = max(last + (brought and nothing) for last, brought, nothing in before)
+                for row, (last, brought, nothing) in zip(record, before, strict=True):
+                    latest[block.keys[row]] = number, not nothing or (brought and last == number)
+                of_block.setdefault(number, []).extend(record)
+            for number, own in of_block.items():
+                rounds += [[] for _ in range(number + 1 - len(rounds))]
+                rounds[number].append(block.select(own))
         return list(rounds)
 
-    def _upsert_part(
-        self, connection: Connection, rows: Sequence[StagedRow], types: Sequence[Sequence[int]]
-    ) -> UpsertCounts:
+    def _upsert_part(self, connection: Connection, blocks: Sequence[EncodedRows]) -> UpsertCounts:
         with connection.cursor() as cursor:
-            self._stage.fill(cursor, types[0], rows)
+            self._stage.fill(cursor, (block.data for block in blocks))
             written = cursor.execute(self._upsert).fetchall()
             inserted = Counter({file_id: count for file_id, count, _ in written})
             updated = Counter({file_id: count for file_id, _, count in written})
-            left = Counter(row.file_id for row in rows) - inserted - updated
+            left = _by_file(blocks) - inserted - updated
             unchanged: Counter[int] = Counter(dict(cursor.execute(self._unchanged).fetchall() if left else ()))
             counts = UpsertCounts(inserted, updated, unchanged, left - unchanged)
-            for child, child_types in zip(self._children, types[1:], strict=True):
-                child.replace(cursor, child_types, rows)
+            for child in self._children:
+                child.replace(cursor, blocks)
             self._stage.empty(cursor)
         return counts
 
 
-def _halves(rows: Sequence[StagedRow]) -> list[Sequence[StagedRow]]:
+def _by_file(blocks: Iterable[EncodedRows]) -> Counter[int]:
+    """How many rows are of each file."""
+    rows = Counter[int]()
+    for block in blocks:
+        rows[block.file_id] += len(block)
+    return rows
+
+
+def _halves(blocks: Sequence[EncodedRows]) -> list[Sequence[EncodedRows]]:
     """Two parts of about the same size; the rows of one record stay together."""
-    for middle in _outward(len(rows)):
-        before, after = rows[middle - 1], rows[middle]
-        if (before.file_id, before.position) != (after.file_id, after.position):
-            return [rows[:middle], rows[middle:]]
-    return [rows]
+    if len(blocks) > 1:
+        middle = len(blocks) // 2
+        return [blocks[:middle], blocks[middle:]]
+    (block,) = blocks
+    for middle in _outward(len(block)):
+        if block.positions[middle - 1] != block.positions[middle]:
+            return [[block.select(range(middle))], [block.select(range(middle, len(block)))]]
+    return [blocks]
 
 
 def _outward(length: int) -> Iterator[int]:
@@ -286,14 +302,14 @@ def _outward(length: int) -> Iterator[int]:
                 yield at
 
 
-def _new(column: str, source: str, cast: Mapping[str, str] = MappingProxyType({})) -> sql.Composable:
+def _new(column: str, source: str) -> sql.Composable:
     """The value a column gets; a record that says nothing of the children leaves them and their digest."""
     if column == CHILDREN_DIGEST:
         return sql.SQL("coalesce({}, {})").format(sql.Identifier(source, column), sql.Identifier("t", column))
-    return name(column, source, cast)
+    return name(column, source)
 
 
-def _said_again(flow: Flow, clause: str, source: str, cast: Mapping[str, str] = MappingProxyType({})) -> sql.Composable:
+def _said_again(flow: Flow, clause: str, source: str) -> sql.Composable:
     """A clause on whether a record says what the source of a row said before the row was changed by hand."""
     if not flow.said:
         return sql.SQL("")
@@ -303,7 +319,7 @@ def _said_again(flow: Flow, clause: str, source: str, cast: Mapping[str, str] = 
     said_again = sql.SQL(_SAID_AGAIN).format(
         unsaid=unsaid if flow.children else sql.Literal(""),
         values=sql.SQL(", ").join(
-            sql.SQL("{} as {}").format(name(column, source, cast), sql.Identifier(column)) for column in flow.said
+            sql.SQL("{} as {}").format(name(column, source), sql.Identifier(column)) for column in flow.said
         ),
     )
     return sql.SQL(clause).format(newest_by=sql.Identifier(flow.newest_by or ""), said_again=said_again)

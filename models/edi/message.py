@@ -102,6 +102,10 @@ class SegmentError(ValueError):
         self.element = element
         self.component = component
 
+    def __reduce__(self) -> tuple[type["SegmentError"], tuple[object, ...]]:
+        """From one process to another."""
+        return type(self), (self.reason, self.segment, self.element, self.component)
+
     def __str__(self) -> str:
         return f"{place(self.segment.tag, self.segment.number, self.element, self.component)}: {self.reason}"
 

@@ -38,6 +38,8 @@ _CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 60_000,  # milliseconds
 }
 
+_ALWAYS = {"client_encoding": "UTF8"}  # rows are encoded without asking the server; it turns them into its own
+
 
 @dataclass(slots=True)
 class _Target:
@@ -197,7 +199,7 @@ def _connect_parameters(uri: str, setting: str) -> dict[str, Any]:
     own = {"application_name": f"tidegate:{socket.gethostname()}:{os.getpid()}"}
     if any("," in str(given.get(name, "")) for name in ("host", "hostaddr")):
         own["target_session_attrs"] = "read-write"  # of several hosts, the one that is not a standby
-    return _CONNECT | own | given
+    return _CONNECT | own | given | _ALWAYS
 
 
 def _without_password(uri: str) -> str:

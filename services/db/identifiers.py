@@ -1,22 +1,18 @@
 """Lists of columns as parts of SQL statements."""
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 
 from psycopg import sql
 
 
-def names(
-    columns: Iterable[str], table: str | None = None, cast: Mapping[str, str] = MappingProxyType({})
-) -> sql.Composed:
-    """Columns, of a table where one is named, separated by commas; those in `cast` as that type."""
-    return sql.SQL(", ").join(name(column, table, cast) for column in columns)
+def names(columns: Iterable[str], table: str | None = None) -> sql.Composed:
+    """Columns, of a table where one is named, separated by commas."""
+    return sql.SQL(", ").join(name(column, table) for column in columns)
 
 
-def name(column: str, table: str | None = None, cast: Mapping[str, str] = MappingProxyType({})) -> sql.Composable:
+def name(column: str, table: str | None = None) -> sql.Composable:
     """One of them."""
-    identifier = sql.Identifier(*filter(None, (table, column)))
-    return sql.SQL("{}::{}").format(identifier, sql.SQL(cast[column])) if column in cast else identifier
+    return sql.Identifier(*filter(None, (table, column)))
 
 
 def equal(columns: Iterable[str], left: str, right: str) -> sql.Composed:

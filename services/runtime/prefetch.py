@@ -1,4 +1,4 @@
-"""Reading ahead: the next batch is parsed and validated while the database digests the last one."""
+"""Reading ahead: what comes next is fetched while what came last is dealt with."""
 
 import queue
 import threading
@@ -20,18 +20,18 @@ class _End:
     error: BaseException | None
 
 
-def ahead(source: Iterable[T]) -> Generator[T, None, None]:
-    """The items of `source`, taken from it by a thread that is one item ahead.
+def ahead(source: Iterable[T], items: int = 1) -> Generator[T, None, None]:
+    """The items of `source`, taken from it by a thread that is so many items ahead.
 
     What `source` raises is raised here. Closing this generator ends the thread.
     """
-    items: queue.Queue[_Item[T] | _End] = queue.Queue(maxsize=1)
+    fetched: queue.Queue[_Item[T] | _End] = queue.Queue(maxsize=items)
     abandoned = threading.Event()
 
     def put(item: _Item[T] | _End) -> None:
         while not abandoned.is_set():
             with suppress(queue.Full):
-                items.put(item, timeout=0.1)
+                fetched.put(item, timeout=0.1)
                 break
 
     def read() -> None:
@@ -48,7 +48,7 @@ def ahead(source: Iterable[T]) -> Generator[T, None, None]:
     reader = threading.Thread(target=read, name="read ahead", daemon=True)
     reader.start()
     try:
-        while isinstance(item := items.get(), _Item):
+        while isinstance(item := fetched.get(), _Item):
             yield item.value
         if item.error is not None:
             raise item.error

@@ -23,6 +23,7 @@ from file_processing.inbound.formats import detect
 from file_processing.inbound.formats.base import Malformed, Reading, RejectExchange
 from file_processing.inbound.formats.edi.interchanges import InterchangeBatch
 from file_processing.inbound.limits import Limits
+from file_processing.inbound.long_file import LongFiles
 from file_processing.inbound.pipeline import Pipeline
 from file_processing.inbound.routing import RoutedFile
 from models.edi.message import Message, Segment
@@ -241,6 +242,7 @@ def test_a_daemon_that_stops_reads_no_interchange_to_its_end(tmp_path: Path) -> 
         sqlalchemy.create_engine("postgresql+psycopg://"),  # nothing comes so far as to ask the database
         {"orders": flow},
         Folders(tmp_path, tmp_path),
+        LongFiles({"orders": flow}),
         node="test",
         root=None,
         limits=Limits(1 << 20, 100, 1000),

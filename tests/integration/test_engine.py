@@ -41,6 +41,13 @@ def test_options_of_the_uri_are_kept(database_url: str) -> None:
         assert connection.scalar(text("show timezone")) == "UTC"
 
 
+def test_text_is_sent_as_utf_8_whatever_the_uri_says(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    uri = f"{database_url}{'&' if '?' in database_url else '?'}client_encoding=LATIN1"
+    with open_database(on(uri)) as database, database.engine.connect() as connection:
+        assert connection.scalar(text("show client_encoding")) == "UTF8"
+
+
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [

@@ -27,12 +27,11 @@ from typing_extensions import TypedDict
 
 from file_processing.inbound import insert
 from file_processing.inbound.insert import Insert
-from file_processing.inbound.stage import StagedRow
-from file_processing.inbound.upsert import Upsert
 from models.errors import RestFlow
 from models.flow import Flow
 from models.tables import ChildRow, LoadedRow, ParentRow
 from services.db import sqlstate
+from tests.support.rows import Row, RowUpsert
 
 
 class Anything(TypedDict):
@@ -121,10 +120,10 @@ def only_staged() -> Iterator[None]:
         yield
 
 
-def happened(connection: Connection, flow: Flow, portions: Sequence[Sequence[StagedRow]]) -> list[Happened]:
+def happened(connection: Connection, flow: Flow, portions: Sequence[Sequence[Row]]) -> list[Happened]:
     """What came of each portion: the counts, the rejected records, the tables."""
     with connection.transaction(force_rollback=True):
-        upsert = Upsert(flow)
+        upsert = RowUpsert(flow)
         return [(*upsert.upsert(connection, portion), rows(connection, flow)) for portion in portions]
 
 
@@ -154,7 +153,7 @@ def test_tables_and_counts_are_those_of_the_upsert(connection: Connection, name:
     def check(portions: list[list[list[list[tuple[tuple[object, ...], Any]]]]]) -> None:
         staged = [
             [
-                StagedRow(of_row[:-1] if flow.children and own is None else of_row, 10 * number + file_number, at, own)
+                Row(of_row[:-1] if flow.children and own is None else of_row, 10 * number + file_number, at, own)
                 for file_number, of_file in enumerate(portion)
                 for at, of_record in enumerate(of_file)
                 for of_row, own in of_record
@@ -170,7 +169,7 @@ def test_tables_and_counts_are_those_of_the_upsert(connection: Connection, name:
     check()
 
 
-def _with_digest(flow: Flow, row: StagedRow) -> StagedRow:
+def _with_digest(flow: Flow, row: Row) -> Row:
     """A record that says nothing of the children has no digest of them."""
     if not flow.children:
         return row
@@ -194,14 +193,14 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return results
 
 
-def things(*keys: str) -> list[StagedRow]:
-    return [StagedRow((key, 1, "x"), 1, position) for position, key in enumerate(keys)]
+def things(*keys: str) -> list[Row]:
+    return [Row((key, 1, "x"), 1, position) for position, key in enumerate(keys)]
 
 
 def test_new_rows_are_inserted_until_one_is_not_new_and_again_when_all_were(
     connection: Connection, tried: list[bool]
 ) -> None:
-    upsert = Upsert(LAST)
+    upsert = RowUpsert(LAST)
     for keys, so_far in [
         ("ab", [True]),
         ("cd", [True, True]),
@@ -216,8 +215,8 @@ def test_new_rows_are_inserted_until_one_is_not_new_and_again_when_all_were(
 
 
 def test_parents_are_inserted_with_their_children(connection: Connection, tried: list[bool]) -> None:
-    given_rows = [StagedRow(("a", 1, b"1"), 1, 0, ([(1,), (2,)],)), StagedRow(("b", 1, None), 1, 1)]
-    counts, _ = Upsert(PARENTS).upsert(connection, given_rows)
+    given_rows = [Row(("a", 1, b"1"), 1, 0, ([(1,), (2,)],)), Row(("b", 1, None), 1, 1)]
+    counts, _ = RowUpsert(PARENTS).upsert(connection, given_rows)
     assert (tried, counts.inserted) == ([True], {1: 2})
     assert rows(connection, PARENTS)[1] == [{"key": "a", "number": 1}, {"key": "a", "number": 2}]
 
@@ -225,7 +224,7 @@ def test_parents_are_inserted_with_their_children(connection: Connection, tried:
 def test_a_key_without_its_index_is_the_tables_fault(connection: Connection) -> None:
     connection.execute("alter table insert_things drop constraint insert_things_pkey")
     with pytest.raises(RestFlow, match="no unique or exclusion constraint"), sqlstate.of_a_flow():
-        Upsert(LAST).upsert(connection, things("a"))
+        RowUpsert(LAST).upsert(connection, things("a"))
 
 
 def test_a_row_that_a_trigger_leaves_out_is_not_counted_as_inserted(connection: Connection, tried: list[bool]) -> None:
@@ -234,7 +233,7 @@ def test_a_row_that_a_trigger_leaves_out_is_not_counted_as_inserted(connection: 
         $$ begin return case when new.key <> 'b' then new end; end $$;
         create trigger not_b before insert on insert_things for each row execute function pg_temp.not_b();
     """)
-    counts, rejected = Upsert(LAST).upsert(connection, things("a", "b"))
+    counts, rejected = RowUpsert(LAST).upsert(connection, things("a", "b"))
     assert (tried, counts.inserted, counts.stale, rejected) == ([False], {1: 1}, {1: 1}, [])
     assert [row["key"] for row in rows(connection, LAST)[0]] == ["a"]
 
@@ -245,7 +244,7 @@ def test_what_the_server_cannot_do_now_is_no_reason_to_stage(connection: Connect
         other.exec_driver_sql("insert into insert_things (key, at) values ('a', 1)")
         connection.execute("set lock_timeout = '50ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            Upsert(LAST).upsert(connection, things("a"))
+            RowUpsert(LAST).upsert(connection, things("a"))
     connection.rollback()
 
 
@@ -256,14 +255,14 @@ FLOAT = st.floats(width=32) | st.floats()
 BITS = {"small": 16, "whole": 32, "big": 64}
 
 
-def numbers(**values: object) -> StagedRow:
-    return StagedRow((1, *(values.get(column) for column in NUMBERS.columns[1:])), 1, 0)
+def numbers(**values: object) -> Row:
+    return Row((1, *(values.get(column) for column in NUMBERS.columns[1:])), 1, 0)
 
 
 def came_to(connection: Connection, column: str, value: object) -> list[Any]:
     """What stands in the column; nothing where the record is rejected."""
     with connection.transaction(force_rollback=True):
-        _, rejected = Upsert(NUMBERS).upsert(connection, [numbers(**{column: value})])
+        _, rejected = RowUpsert(NUMBERS).upsert(connection, [numbers(**{column: value})])
         found = [row[column] for row in rows(connection, NUMBERS)[0]]
     assert len(found) + len(rejected) == 1
     return found
@@ -298,3 +297,43 @@ def test_a_float_arrives_as_near_as_its_column_tells_or_is_rejected(connection: 
             assert len(came_to(connection, "single", value)) == len(single)
 
     check()
+
+
+def test_real_takes_what_the_server_would_take(connection: Connection) -> None:
+    edges = [2.0**-149, 2.0**-150, 2.0**-150 * 1.01, 2.0**128 - 2.0**103, 2.0**128 - 2.0**103 * 1.01, 1e-320, -0.0]
+
+    @settings(max_examples=80)
+    @given(FLOAT | st.sampled_from([sign * edge for edge in edges for sign in (1, -1)]))
+    def check(value: float) -> None:
+        try:
+            with connection.transaction():
+                expected = connection.execute("select %s::float8::real", [value]).fetchall()[0]
+        except psycopg.errors.NumericValueOutOfRange:
+            expected = ()
+        found = came_to(connection, "single", value)
+        assert found == [pytest.approx(each, rel=0, abs=0, nan_ok=True) for each in expected]
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("small", 2**15, "small: 32768 does not fit smallint, which holds -32768 to 32767"),
+        ("whole", 2**32 + 7, "whole: 4294967303 does not fit integer, which holds -2147483648 to 2147483647"),
+        ("big", 2**63, "big: "),
+        ("wholes", [[1, 2], [3, 2**31]], "wholes: 2147483648 does not fit integer"),
+        ("single", 1e39, "single: 1e+39 does not fit real, which holds 1.4e-45 to 3.4e+38"),
+        ("smalls", [None, -(2**15) - 1], "smalls: -32769 does not fit smallint"),
+        ("whole", "7", "whole: a value is not of its column's type: "),
+        ("double", [], "double: a value is not of its column's type: "),
+        ("wholes", [1, "x"], "wholes: a value is not of its column's type: "),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_by_the_name_of_its_column(
+    connection: Connection, column: str, value: object, reason: str
+) -> None:
+    good = numbers()._replace(position=1)
+    counts, (rejected,) = RowUpsert(NUMBERS).upsert(connection, [numbers(**{column: value}), good])
+    assert (rejected.position, rejected.reason[: len(reason)]) == (0, reason)
+    assert counts.inserted == {1: 1}

@@ -32,10 +32,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from file_processing.inbound.stage import StagedRow
-from file_processing.inbound.upsert import Upsert, UpsertCounts
+from file_processing.inbound.upsert import UpsertCounts
 from models.flow import Flow
 from models.tables import LoadedRow
+from tests.support.rows import Row, RowUpsert
 
 
 class Anything(TypedDict):
@@ -115,7 +115,7 @@ class Model:
     flow: Flow
     table: dict[tuple[object, ...], tuple[tuple[object, ...], tuple[int, int]]] = field(default_factory=dict)
 
-    def upsert(self, rows: Sequence[StagedRow]) -> UpsertCounts:
+    def upsert(self, rows: Sequence[Row]) -> UpsertCounts:
         counts = UpsertCounts(Counter(), Counter(), Counter(), Counter())
         written = set()
         for key, candidates in self.by_key(rows).items():
@@ -135,23 +135,23 @@ class Model:
                 (counts.unchanged if same else counts.stale)[row.file_id] += 1
         return counts
 
-    def by_key(self, rows: Sequence[StagedRow]) -> dict[tuple[object, ...], list[StagedRow]]:
+    def by_key(self, rows: Sequence[Row]) -> dict[tuple[object, ...], list[Row]]:
         grouped = defaultdict(list)
         for row in rows:
             grouped[self.key(row)].append(row)
         return grouped
 
-    def key(self, row: StagedRow) -> tuple[object, ...]:
+    def key(self, row: Row) -> tuple[object, ...]:
         return row.values[: len(self.flow.key)]
 
-    def data(self, row: StagedRow) -> tuple[object, ...]:
+    def data(self, row: Row) -> tuple[object, ...]:
         return row.values[len(self.flow.key) :]
 
-    def rank(self, row: StagedRow) -> tuple[Any, ...]:
+    def rank(self, row: Row) -> tuple[Any, ...]:
         time = (row.values[1],) if self.flow.newest_by else ()
         return (*time, row.file_id, row.position)
 
-    def replaces(self, old: tuple[object, ...], new: StagedRow) -> bool:
+    def replaces(self, old: tuple[object, ...], new: Row) -> bool:
         if self.flow.append_only or self.data(new) == old:
             return False
         return not self.flow.newest_by or old[0] <= self.data(new)[0]  # type: ignore[operator]
@@ -162,20 +162,20 @@ FILE = st.lists(st.tuples(KEY, st.integers(1, 3), st.none() | st.sampled_from(["
 BATCHES = st.lists(st.lists(FILE, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-def staged(batches: Sequence[Sequence[Sequence[tuple[object, ...]]]]) -> Iterator[list[StagedRow]]:
+def staged(batches: Sequence[Sequence[Sequence[tuple[object, ...]]]]) -> Iterator[list[Row]]:
     """Files in batches; the ids of files rise in the order of their arrival."""
     file_id = 0
     for batch in batches:
         of_batch = []
         for file in batch:
             file_id += 1
-            of_batch += [StagedRow(values, file_id, position) for position, values in enumerate(file)]
+            of_batch += [Row(values, file_id, position) for position, values in enumerate(file)]
         yield of_batch
 
 
 def equals_model(connection: Connection, flow: Flow, batches: Sequence[Sequence[Sequence[tuple[object, ...]]]]) -> None:
     empty(connection, flow)
-    model, upsert = Model(flow), Upsert(flow)
+    model, upsert = Model(flow), RowUpsert(flow)
     for batch in staged(batches):
         counts, rejected = upsert.upsert(connection, batch)
         expected = model.upsert(batch)
@@ -215,9 +215,9 @@ def test_a_table_of_keys_alone_only_grows(connection: Connection) -> None:
 
 
 def test_a_row_tells_what_it_replaced(connection: Connection) -> None:
-    upsert = Upsert(NEWEST)
-    upsert.upsert(connection, [StagedRow(("a", 1, "x"), 1, 7)])
-    upsert.upsert(connection, [StagedRow(("a", 2, "y"), 2, 3)])
+    upsert = RowUpsert(NEWEST)
+    upsert.upsert(connection, [Row(("a", 1, "x"), 1, 7)])
+    upsert.upsert(connection, [Row(("a", 2, "y"), 2, 3)])
     (row,) = rows(connection, NEWEST)
     assert (row["source_file_id"], row["record_position"]) == (2, 3)
     assert (row["replaced_file_id"], row["replaced_position"]) == (1, 7)
@@ -226,7 +226,7 @@ def test_a_row_tells_what_it_replaced(connection: Connection) -> None:
 @pytest.mark.parametrize(("flow", "winner"), [(LAST, "y"), (FIRST, "x")], ids=["last", "first"])
 def test_rows_of_one_record_with_one_key_keep_their_order(connection: Connection, flow: Flow, winner: str) -> None:
     for n in range(20):
-        Upsert(flow).upsert(connection, [StagedRow((f"k{n}", 1, word), 1, n) for word in "xzzzzzzy"])
+        RowUpsert(flow).upsert(connection, [Row((f"k{n}", 1, word), 1, n) for word in "xzzzzzzy"])
     assert {row["word"] for row in rows(connection, flow)} == {winner}
 
 
@@ -239,12 +239,12 @@ def test_bad_rows_are_found_among_good_ones_and_take_their_record_along(connecti
     def check(files: list[list[list[tuple[str, str]]]]) -> None:
         empty(connection, LAST)
         given_rows = [
-            StagedRow((key, 1, word), file_id, position)
+            Row((key, 1, word), file_id, position)
             for file_id, file in enumerate(files)
             for position, of_record in enumerate(file)
             for key, word in of_record
         ]
-        counts, rejected = Upsert(LAST).upsert(connection, given_rows)
+        counts, rejected = RowUpsert(LAST).upsert(connection, given_rows)
         bad = {(row.file_id, row.position) for row in given_rows if row.values[2] == "too long"}
         assert sorted((r.file_id, r.position) for r in rejected) == sorted(bad)
         assert all("too long for type character varying(5)" in r.reason for r in rejected)
@@ -258,10 +258,10 @@ def test_bad_rows_are_found_among_good_ones_and_take_their_record_along(connecti
 
 
 def test_nothing_of_a_rejected_row_stays_in_the_way(connection: Connection) -> None:
-    upsert = Upsert(LAST)
-    _, rejected = upsert.upsert(connection, [StagedRow(("a", 1, "too long"), 1, 0)])
+    upsert = RowUpsert(LAST)
+    _, rejected = upsert.upsert(connection, [Row(("a", 1, "too long"), 1, 0)])
     assert len(rejected) == 1
-    counts, rejected = upsert.upsert(connection, [StagedRow(("b", 1, "x"), 2, 0)])
+    counts, rejected = upsert.upsert(connection, [Row(("b", 1, "x"), 2, 0)])
     assert (counts.inserted, rejected) == (Counter({2: 1}), [])
     assert [row["key"] for row in rows(connection, LAST)] == ["b"]
 
@@ -289,12 +289,12 @@ def everything(**values: object) -> tuple[object, ...]:
 
 
 def test_every_type_is_upserted_as_it_is(connection: Connection) -> None:
-    upsert = Upsert(ALL_TYPES)
-    assert upsert.upsert(connection, [StagedRow(everything(**FULL), 1, 0)])[0].inserted == {1: 1}
+    upsert = RowUpsert(ALL_TYPES)
+    assert upsert.upsert(connection, [Row(everything(**FULL), 1, 0)])[0].inserted == {1: 1}
     (row,) = rows(connection, ALL_TYPES)
     assert {name: row[name] for name in FULL} == FULL
-    assert upsert.upsert(connection, [StagedRow(everything(**FULL), 2, 0)])[0].unchanged == {2: 1}
-    assert upsert.upsert(connection, [StagedRow(everything(), 3, 0)])[0].updated == {3: 1}
+    assert upsert.upsert(connection, [Row(everything(**FULL), 2, 0)])[0].unchanged == {2: 1}
+    assert upsert.upsert(connection, [Row(everything(), 3, 0)])[0].updated == {3: 1}
     (row,) = rows(connection, ALL_TYPES)
     assert {row[name] for name in FULL} == {None}
 
@@ -316,8 +316,8 @@ def test_every_type_is_upserted_as_it_is(connection: Connection) -> None:
     ],
 )
 def test_further_values_are_upserted(connection: Connection, column: str, value: object) -> None:
-    upsert = Upsert(ALL_TYPES)
-    assert upsert.upsert(connection, [StagedRow(everything(**{column: value}), 1, 0)])[1] == []
+    upsert = RowUpsert(ALL_TYPES)
+    assert upsert.upsert(connection, [Row(everything(**{column: value}), 1, 0)])[1] == []
     assert rows(connection, ALL_TYPES)[0][column] == value
 
 
@@ -337,6 +337,6 @@ def test_further_values_are_upserted(connection: Connection, column: str, value:
 def test_a_value_that_does_not_fit_is_rejected_and_not_mended(
     connection: Connection, column: str, value: object
 ) -> None:
-    _, rejected = Upsert(ALL_TYPES).upsert(connection, [StagedRow(everything(**{column: value}), 1, 0)])
+    _, rejected = RowUpsert(ALL_TYPES).upsert(connection, [Row(everything(**{column: value}), 1, 0)])
     assert [(r.file_id, r.position) for r in rejected] == [(1, 0)]
     assert rows(connection, ALL_TYPES) == []

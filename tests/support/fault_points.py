@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 from unittest import mock
 
-from file_processing.inbound import error_report, insert, load, read, stage
+from file_processing.inbound import batches, error_report, insert, load
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Reading
 from file_processing.inbound.insert import Insert
@@ -89,7 +89,7 @@ def many_batches() -> None:
     def small(*arguments: Any, **options: Any) -> Reading:
         return replace(Reading(*arguments, **options), batch_bytes=100_000)
 
-    mock.patch.object(read, "Reading", small).start()
+    mock.patch.object(batches, "Reading", small).start()
     mock.patch.object(load, "ROWS_AT_ONCE", 2_000).start()
 
 
@@ -99,12 +99,8 @@ def nothing_inserted() -> None:
 
 
 def one_known() -> None:
-    """As if the last row of every portion were known: what was inserted up to there is taken back."""
-
-    def short(cursor: Any, statement: Any, oids: Any, rows: Any) -> None:
-        stage.copy_rows(cursor, statement, oids, list(rows)[:-1])
-
-    mock.patch.object(insert, "copy_rows", short).start()
+    """As if a row of every portion were known: what was inserted is taken back."""
+    mock.patch.object(Insert, "_insert_children", mock.Mock(return_value=False)).start()
 
 
 def _is_input(entry: Entry, *_: object) -> bool:
@@ -123,8 +119,8 @@ def _called(name: str) -> Callable[..., bool]:
     return lambda entry, *_: entry.name == name
 
 
-def _many_rows(_: object, __: object, rows: list[Any]) -> bool:
-    return len(rows) >= 2_000
+def _many_rows(_: object, __: object, blocks: list[Any]) -> bool:
+    return sum(map(len, blocks)) >= 2_000
 
 
 def _of_long_file(_: object, __: object, reads: list[Any]) -> bool:

@@ -8,13 +8,13 @@ from pydantic import BaseModel, Field, model_validator
 from sqlalchemy import String, Text as SqlText
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.field_types import Instant, Int32, Text, UtcText
+from models.field_types import Instant, Text, UtcText, WholeNumber
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row, RowOrder
 from models.tables import LoadedRow
 
 ObjectType = Annotated[Text, Field(max_length=50)]
-ObjectValue = Annotated[Int32, Field(ge=0)]
+ObjectValue = Annotated[int, WholeNumber(ge=0)]
 
 
 class Detection(BaseModel):

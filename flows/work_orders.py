@@ -5,13 +5,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 from sqlalchemy import String, Text as SqlText, text
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from models.field_types import Flag, Int32OrText, OffsetText, Text, UtcInstant
+from models.field_types import Flag, OffsetText, Text, UtcInstant, WholeNumber
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
 from models.tables import LoadedRow
@@ -25,12 +25,23 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+_STATUS_FLAGS = ("isCanceled", "isDone", "isOnHold", "isPending")
+_STATUSES = {
+    (False, False, False, False): Status.IN_PROGRESS,
+    (True, False, False, False): Status.CANCELLED,
+    (False, True, False, False): Status.COMPLETED,
+    (False, False, True, False): Status.ON_HOLD,
+    (False, False, False, True): Status.PENDING,
+}
+"""By these flags. None true means in progress: the client's own generator never writes `isActive`."""
+
+
 class ClientWorkOrder(BaseModel):
     """A work order as the client writes it: the status is spread over flags."""
 
     model_config = ConfigDict(alias_generator=to_camel)
 
-    order_no: Annotated[Int32OrText, Field(ge=0)]
+    order_no: Annotated[int, WholeNumber(from_text=True, ge=0)]
     is_active: Flag = False
     is_canceled: Flag = False
     is_deleted: Flag = False
@@ -51,19 +62,14 @@ class ClientWorkOrder(BaseModel):
     def status(self) -> Status:
         """The status that the flags mean; `isActive` says nothing beside another flag.
 
-        None true means in progress: the client's own generator never writes `isActive`.
         Raises ValueError on two flags that contradict each other.
         """
-        flags = {
-            "isCanceled": (self.is_canceled, Status.CANCELLED),
-            "isDone": (self.is_done, Status.COMPLETED),
-            "isOnHold": (self.is_on_hold, Status.ON_HOLD),
-            "isPending": (self.is_pending, Status.PENDING),
-        }
-        true = {name: status for name, (is_set, status) in flags.items() if is_set}
-        if len(true) > 1:
+        flags = (self.is_canceled, self.is_done, self.is_on_hold, self.is_pending)
+        status = _STATUSES.get(flags)
+        if status is None:
+            true = [name for name, is_set in zip(_STATUS_FLAGS, flags, strict=True) if is_set]
             raise ValueError(f"flags contradict each other: {' and '.join(true)} are both true")
-        return next(iter(true.values()), Status.IN_PROGRESS)
+        return status
 
 
 class WorkOrder(LoadedRow):
@@ -82,7 +88,7 @@ class WorkOrder(LoadedRow):
 
 
 def to_rows(order: ClientWorkOrder) -> Iterable[Mapping[str, object]]:
-    yield {
+    row = {
         "number": order.order_no,
         "status": order.status().value,
         "title": order.summary,
@@ -91,6 +97,7 @@ def to_rows(order: ClientWorkOrder) -> Iterable[Mapping[str, object]]:
         "deleted": order.is_deleted,
         "deleted_at": order.deleted_date if order.is_deleted else None,
     }
+    return [row]
 
 
 class WorkOrderForClient(TypedDict):

@@ -79,6 +79,25 @@ def test_a_record_may_become_any_number_of_rows() -> None:
     assert list(checked.positions) == [0, 0, 2]
 
 
+def test_a_row_may_leave_out_what_may_be_null_and_nothing_else() -> None:
+    flow = flow_of(AsModel, to_rows=lambda thing: [{"key": thing.key} if thing.number is None else {"number": 1}])
+    checked = check(flow, {"key": "a"}, {"key": "b", "number": 1}, {"key": "c"})
+    assert list(checked.rows) == [("a", None), ("c", None)]
+    (bad,) = checked.rejected
+    assert bad.position == 1
+    assert bad.errors[0]["reason"] == "flow tested cannot turn it into rows: KeyError: 'key'"
+
+
+def test_the_digest_of_children_is_the_one_that_tables_hold() -> None:
+    """Another one would have every row that is loaded again taken for changed, and sent."""
+    line = {"line_number": 1, "gtin": "4006381333931", "quantity": 3, "unit_price": "9.90"}
+    order = {"partner": "p", "order_number": "1", "ordered_at": "2026-01-31T12:00:00Z", "currency": "EUR"}
+    orders = [order | {"buyer": {"id": "b"}, "lines": lines} for lines in ([line], [line | {"unit_price": 9.9}])]
+    checked = check(FLOWS["orders"], *orders)
+    digests = [row[-1] for row in checked.rows]
+    assert digests == 2 * [bytes.fromhex("a1c6340447440b5586edcf1c43cdca7efa62e9f5b3e7a9ad8d3bd5f7d9f5f80f")]
+
+
 class Renamed(BaseModel):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
     key: Annotated[str, Field(alias="theKey")]

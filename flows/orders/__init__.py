@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
+from pydantic.dataclasses import dataclass
 from sqlalchemy import ForeignKeyConstraint, Numeric, String
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
@@ -62,7 +63,8 @@ class Party(BaseModel):
         return self
 
 
-class Line(BaseModel):
+@dataclass(kw_only=True)
+class Line:
     """What is ordered; a price may be left to the contract."""
 
     line_number: Annotated[int, WholeNumber(ge=1)]

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NotRequired
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic.alias_generators import to_camel
 from sqlalchemy import String, Text as SqlText, text
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
+from models.errors import RejectRecord
 from models.field_types import Flag, OffsetText, Text, UtcInstant, WholeNumber
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
@@ -25,51 +24,29 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-_STATUS_FLAGS = ("isCanceled", "isDone", "isOnHold", "isPending")
-_STATUSES = {
-    (False, False, False, False): Status.IN_PROGRESS,
-    (True, False, False, False): Status.CANCELLED,
-    (False, True, False, False): Status.COMPLETED,
-    (False, False, True, False): Status.ON_HOLD,
-    (False, False, False, True): Status.PENDING,
-}
-"""By these flags. None true means in progress: the client's own generator never writes `isActive`."""
-
-
-class ClientWorkOrder(BaseModel):
+class ClientWorkOrder(TypedDict):
     """A work order as the client writes it: the status is spread over flags."""
 
-    model_config = ConfigDict(alias_generator=to_camel)
-
-    order_no: Annotated[int, WholeNumber(from_text=True, ge=0)]
-    is_active: Flag = False
-    is_canceled: Flag = False
-    is_deleted: Flag = False
-    is_done: Flag = False
-    is_on_hold: Flag = False
-    is_pending: Flag = False
-    is_synced: Flag = False
+    orderNo: Annotated[int, WholeNumber(from_text=True, ge=0)]
+    isActive: NotRequired[Flag]
+    isCanceled: NotRequired[Flag]
+    isDeleted: NotRequired[Flag]
+    isDone: NotRequired[Flag]
+    isOnHold: NotRequired[Flag]
+    isPending: NotRequired[Flag]
+    isSynced: NotRequired[Flag]
     summary: Text
-    creation_date: UtcInstant
-    last_update_date: UtcInstant
-    deleted_date: UtcInstant | None = None
+    creationDate: UtcInstant
+    lastUpdateDate: UtcInstant
+    deletedDate: NotRequired[UtcInstant | None]
 
-    @model_validator(mode="after")
-    def flags_agree(self) -> "ClientWorkOrder":
-        self.status()
-        return self
 
-    def status(self) -> Status:
-        """The status that the flags mean; `isActive` says nothing beside another flag.
-
-        Raises ValueError on two flags that contradict each other.
-        """
-        flags = (self.is_canceled, self.is_done, self.is_on_hold, self.is_pending)
-        status = _STATUSES.get(flags)
-        if status is None:
-            true = [name for name, is_set in zip(_STATUS_FLAGS, flags, strict=True) if is_set]
-            raise ValueError(f"flags contradict each other: {' and '.join(true)} are both true")
-        return status
+_STATUSES = {
+    "isCanceled": Status.CANCELLED,
+    "isDone": Status.COMPLETED,
+    "isOnHold": Status.ON_HOLD,
+    "isPending": Status.PENDING,
+}
 
 
 class WorkOrder(LoadedRow):
@@ -88,16 +65,29 @@ class WorkOrder(LoadedRow):
 
 
 def to_rows(order: ClientWorkOrder) -> Iterable[Mapping[str, object]]:
+    deleted = order.get("isDeleted", False)
     row = {
-        "number": order.order_no,
-        "status": order.status().value,
-        "title": order.summary,
-        "created_at": order.creation_date,
-        "updated_at": order.last_update_date,
-        "deleted": order.is_deleted,
-        "deleted_at": order.deleted_date if order.is_deleted else None,
+        "number": order["orderNo"],
+        "status": status(order),
+        "title": order["summary"],
+        "created_at": order["creationDate"],
+        "updated_at": order["lastUpdateDate"],
+        "deleted": deleted,
+        "deleted_at": order.get("deletedDate") if deleted else None,
     }
     return [row]
+
+
+def status(order: ClientWorkOrder) -> str:
+    """The status that the flags mean; `isActive` says nothing beside another flag.
+
+    None true means in progress: the client's own generator never writes `isActive`.
+    Raises RejectRecord on two flags that contradict each other.
+    """
+    true = [flag for flag in _STATUSES if order.get(flag)]
+    if len(true) > 1:
+        raise RejectRecord(f"flags contradict each other: {' and '.join(true)} are both true")
+    return (_STATUSES[true[0]] if true else Status.IN_PROGRESS).value
 
 
 class WorkOrderForClient(TypedDict):

@@ -16,6 +16,7 @@ from typing_extensions import is_typeddict
 from file_processing.inbound.formats.base import Batch
 from file_processing.inbound.limits import Rejects
 from file_processing.inbound.record_errors import VALUE_CHARACTERS, Reason, RejectedText, reasons_of, rejected
+from models.errors import RejectRecord
 from models.flow import CHILDREN_DIGEST, Flow
 from services.text import storable
 
@@ -174,6 +175,9 @@ class Validator:
                     children += [own for _, own in both]
                 else:
                     of_record = [*map(self._values, self.flow.to_rows(record))]
+            except RejectRecord as error:
+                reasons[index] = [Reason((), str(error))]
+                continue
             except Exception as error:  # noqa: BLE001  # the flow's own function may fail in any way
                 text = f"flow {self.flow.name} cannot turn it into rows: {_named(error)}"
                 reasons[index] = [Reason((), text)]

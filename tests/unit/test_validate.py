@@ -19,6 +19,7 @@ from file_processing.inbound.formats.base import Batch, Reading
 from file_processing.inbound.formats.detect import format_of, plain_name
 from file_processing.inbound.limits import Limits, Rejects
 from file_processing.inbound.validate import CheckedBatch, Validator
+from models.errors import RejectRecord
 from models.field_types import Text
 from models.flow import Flow, RecordType
 
@@ -86,6 +87,17 @@ def test_a_row_may_leave_out_what_may_be_null_and_nothing_else() -> None:
     (bad,) = checked.rejected
     assert bad.position == 1
     assert bad.errors[0]["reason"] == "flow tested cannot turn it into rows: KeyError: 'key'"
+
+
+def test_a_flow_may_reject_a_record_when_it_makes_rows_of_it() -> None:
+    def to_rows(thing: AsModel) -> list[dict[str, object]]:
+        if thing.number is None:
+            raise RejectRecord("a thing of no number is none")
+        return [vars(thing)]
+
+    checked = check(flow_of(AsModel, to_rows=to_rows), {"key": "a"}, {"key": "b", "number": 1})
+    assert list(checked.rows) == [("b", 1)]
+    assert [error["reason"] for bad in checked.rejected for error in bad.errors] == ["a thing of no number is none"]
 
 
 def test_the_digest_of_children_is_the_one_that_tables_hold() -> None:

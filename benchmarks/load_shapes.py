@@ -52,7 +52,7 @@ def load(bench: Bench, flow: str, make: Make, count: int) -> float:
 
 
 def cut_and_upsert(bench: Bench) -> float:
-    """The interchange cut by the library that cuts it for us, and its rows."""
+    """The interchange cut by the library that there is for it, and its rows."""
     path = bench.once(interchange)
 
     def cut() -> None:

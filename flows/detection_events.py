@@ -7,17 +7,18 @@ from typing import Annotated
 from pydantic import BaseModel, Field, model_validator
 from sqlalchemy import String, Text as SqlText
 from sqlalchemy.orm import Mapped, mapped_column
+from typing_extensions import TypedDict
 
-from models.field_types import Instant, Int32, Text, UtcText
+from models.field_types import Instant, Text, UtcText, WholeNumber
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row, RowOrder
 from models.tables import LoadedRow
 
 ObjectType = Annotated[Text, Field(max_length=50)]
-ObjectValue = Annotated[Int32, Field(ge=0)]
+ObjectValue = Annotated[int, WholeNumber(ge=0)]
 
 
-class Detection(BaseModel):
+class Detection(TypedDict):
     object_type: ObjectType
     object_value: ObjectValue
 
@@ -55,8 +56,8 @@ class ObjectDetection(LoadedRow):
 def to_rows(event: DetectionEvent) -> Iterable[Mapping[str, object]]:
     seen = {"vehicle_id": event.vehicle_id, "detection_time": event.detection_time}
     if event.detections is None:
-        return [seen | {"object_type": event.object_type, "object_value": event.object_value}]
-    return [seen | {"object_type": d.object_type, "object_value": d.object_value} for d in event.detections]
+        return [{**seen, "object_type": event.object_type, "object_value": event.object_value}]
+    return [{**seen, **detection} for detection in event.detections]
 
 
 class SeenObject(BaseModel):

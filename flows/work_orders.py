@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
 from sqlalchemy import String, Text as SqlText, text
 from sqlalchemy.orm import Mapped, mapped_column
 from typing_extensions import TypedDict
 
-from models.field_types import Flag, Int32OrText, OffsetText, Text, UtcInstant
+from models.errors import RejectRecord
+from models.field_types import Flag, OffsetText, Text, UtcInstant, WholeNumber
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
 from models.tables import LoadedRow
@@ -25,45 +24,29 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-class ClientWorkOrder(BaseModel):
+class ClientWorkOrder(TypedDict):
     """A work order as the client writes it: the status is spread over flags."""
 
-    model_config = ConfigDict(alias_generator=to_camel)
-
-    order_no: Annotated[Int32OrText, Field(ge=0)]
-    is_active: Flag = False
-    is_canceled: Flag = False
-    is_deleted: Flag = False
-    is_done: Flag = False
-    is_on_hold: Flag = False
-    is_pending: Flag = False
-    is_synced: Flag = False
+    orderNo: Annotated[int, WholeNumber(from_text=True, ge=0)]
+    isActive: NotRequired[Flag]
+    isCanceled: NotRequired[Flag]
+    isDeleted: NotRequired[Flag]
+    isDone: NotRequired[Flag]
+    isOnHold: NotRequired[Flag]
+    isPending: NotRequired[Flag]
+    isSynced: NotRequired[Flag]
     summary: Text
-    creation_date: UtcInstant
-    last_update_date: UtcInstant
-    deleted_date: UtcInstant | None = None
+    creationDate: UtcInstant
+    lastUpdateDate: UtcInstant
+    deletedDate: NotRequired[UtcInstant | None]
 
-    @model_validator(mode="after")
-    def flags_agree(self) -> "ClientWorkOrder":
-        self.status()
-        return self
 
-    def status(self) -> Status:
-        """The status that the flags mean; `isActive` says nothing beside another flag.
-
-        None true means in progress: the client's own generator never writes `isActive`.
-        Raises ValueError on two flags that contradict each other.
-        """
-        flags = {
-            "isCanceled": (self.is_canceled, Status.CANCELLED),
-            "isDone": (self.is_done, Status.COMPLETED),
-            "isOnHold": (self.is_on_hold, Status.ON_HOLD),
-            "isPending": (self.is_pending, Status.PENDING),
-        }
-        true = {name: status for name, (is_set, status) in flags.items() if is_set}
-        if len(true) > 1:
-            raise ValueError(f"flags contradict each other: {' and '.join(true)} are both true")
-        return next(iter(true.values()), Status.IN_PROGRESS)
+_STATUSES = {
+    "isCanceled": Status.CANCELLED,
+    "isDone": Status.COMPLETED,
+    "isOnHold": Status.ON_HOLD,
+    "isPending": Status.PENDING,
+}
 
 
 class WorkOrder(LoadedRow):
@@ -82,15 +65,29 @@ class WorkOrder(LoadedRow):
 
 
 def to_rows(order: ClientWorkOrder) -> Iterable[Mapping[str, object]]:
-    yield {
-        "number": order.order_no,
-        "status": order.status().value,
-        "title": order.summary,
-        "created_at": order.creation_date,
-        "updated_at": order.last_update_date,
-        "deleted": order.is_deleted,
-        "deleted_at": order.deleted_date if order.is_deleted else None,
+    deleted = order.get("isDeleted", False)
+    row = {
+        "number": order["orderNo"],
+        "status": status(order),
+        "title": order["summary"],
+        "created_at": order["creationDate"],
+        "updated_at": order["lastUpdateDate"],
+        "deleted": deleted,
+        "deleted_at": order.get("deletedDate") if deleted else None,
     }
+    return [row]
+
+
+def status(order: ClientWorkOrder) -> str:
+    """The status that the flags mean; `isActive` says nothing beside another flag.
+
+    None true means in progress: the client's own generator never writes `isActive`.
+    Raises RejectRecord on two flags that contradict each other.
+    """
+    true = [flag for flag in _STATUSES if order.get(flag)]
+    if len(true) > 1:
+        raise RejectRecord(f"flags contradict each other: {' and '.join(true)} are both true")
+    return (_STATUSES[true[0]] if true else Status.IN_PROGRESS).value
 
 
 class WorkOrderForClient(TypedDict):

@@ -46,6 +46,10 @@ class RejectFile(TidegateError):
         self.column = column
 
 
+class RejectRecord(ValueError):
+    """This record can never become rows: it is rejected with this reason, and the others load. `to_rows` raises it."""
+
+
 class RetryLater(TidegateError):
     """Not the file's fault: leave it where it is, back off and try again.
 

@@ -36,17 +36,20 @@ class IsoTime:
             custom_error_type="iso_time",
             custom_error_message="Input should be a time as ISO 8601 text, like 2022-05-05T22:02:34Z",
         )
-        aware = core_schema.datetime_schema(tz_constraint="aware", ge=EARLIEST, le=LATEST)
-        if self.naive is None:
-            return core_schema.chain_schema([text, aware])
-        localise = core_schema.no_info_plain_validator_function(self._localise)
-        return core_schema.chain_schema([text, core_schema.datetime_schema(), localise, aware])
+        naive = self.naive
+        if naive is None:
+            return core_schema.chain_schema(
+                [text, core_schema.datetime_schema(tz_constraint="aware", ge=EARLIEST, le=LATEST)]
+            )
+
+        def localise(value: datetime) -> datetime:
+            return value if value.tzinfo else value.replace(tzinfo=naive)
+
+        in_range = core_schema.datetime_schema(ge=EARLIEST, le=LATEST)
+        return core_schema.chain_schema([text, in_range, core_schema.no_info_plain_validator_function(localise)])
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "format": "date-time"}
-
-    def _localise(self, value: datetime) -> datetime:
-        return value if value.tzinfo else value.replace(tzinfo=self.naive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,21 @@ _BLANK = r"[ \t\r\n]*"
 """What may stand around digits; Unicode has far more that counts as white space."""
 
 
+# What is of the right kind goes on as it came, and only then its range is looked at: so an error shows the value as it
+# was sent. Bounds are the type's own, as each that stands beside it as `Field(ge=0)` is a call of a Python function.
+
+
 @dataclass(frozen=True, slots=True)
 class WholeNumber:
     """An `int` from a JSON number without fraction (3 and 3.0, never 1.9 or true).
 
     from_text: digits in a string count as well ("123").
+    ge, le: the least and the greatest; alone, what fits a PostgreSQL `integer`.
     """
 
     from_text: bool = False
+    ge: int = -(2**31)
+    le: int = 2**31 - 1
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
         choices: list[CoreSchema | tuple[CoreSchema, str]] = [
@@ -84,16 +94,17 @@ class WholeNumber:
             core_schema.chain_schema([core_schema.float_schema(strict=True), core_schema.int_schema()]),
         ]
         if self.from_text:
-            digits = core_schema.str_schema(strict=True, pattern=rf"^{_BLANK}[+-]?[0-9]{{1,20}}{_BLANK}$")
-            choices.append(core_schema.chain_schema([digits, core_schema.int_schema()]))
-        return core_schema.custom_error_schema(
+            choices.append(core_schema.str_schema(strict=True, pattern=rf"^{_BLANK}[+-]?[0-9]{{1,20}}{_BLANK}$"))
+        number = core_schema.custom_error_schema(
             core_schema.union_schema(choices, mode="left_to_right"),
             custom_error_type="whole_number",
             custom_error_message="Input should be a whole number" + (" or its digits as text" * self.from_text),
         )
+        return core_schema.chain_schema([number, core_schema.int_schema(ge=self.ge, le=self.le)])
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": ["integer", "string"] if self.from_text else "integer"}
+        kind: str | list[str] = ["integer", "string"] if self.from_text else "integer"
+        return {"type": kind, "minimum": self.ge, "maximum": self.le}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +113,32 @@ class DecimalNumber:
 
     The flow has to declare `exact_numbers`, or a number with a fraction arrives as a float
     and is rejected.
+
+    ge: the least. max_digits, decimal_places: as those of `pydantic.Field`.
     """
 
+    ge: int | None = None
+    max_digits: int | None = None
+    decimal_places: int | None = None
+
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        number = r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?"
-        digits = core_schema.str_schema(strict=True, pattern=rf"^{_BLANK}{number}{_BLANK}$")
+        digits = r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?"
         choices: list[CoreSchema | tuple[CoreSchema, str]] = [
             core_schema.decimal_schema(strict=True, allow_inf_nan=False),
-            core_schema.chain_schema([core_schema.int_schema(strict=True), core_schema.decimal_schema()]),
-            core_schema.chain_schema([digits, core_schema.decimal_schema()]),
+            core_schema.int_schema(strict=True),
+            core_schema.str_schema(strict=True, pattern=rf"^{_BLANK}{digits}{_BLANK}$"),
         ]
-        return core_schema.custom_error_schema(
+        number = core_schema.custom_error_schema(
             core_schema.union_schema(choices, mode="left_to_right"),
             custom_error_type="decimal_number",
             custom_error_message="Input should be a number, or its digits as text",
         )
+        least = None if self.ge is None else Decimal(self.ge)
+        bounds = core_schema.decimal_schema(ge=least, max_digits=self.max_digits, decimal_places=self.decimal_places)
+        return core_schema.chain_schema([number, bounds])
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": ["number", "string"]}
+        return {"type": ["number", "string"]} | ({} if self.ge is None else {"minimum": self.ge})
 
 
 ExactNumber = Annotated[Decimal, DecimalNumber()]
@@ -134,10 +153,10 @@ UtcInstant = Annotated[datetime, IsoTime(naive=UTC)]
 IsoDate = Annotated[date, IsoDay()]
 """A day: ISO 8601 text like 2022-05-05, no number and no time."""
 
-Int32 = Annotated[int, WholeNumber(), Field(ge=-(2**31), le=2**31 - 1)]
+Int32 = Annotated[int, WholeNumber()]
 """A whole number that fits a PostgreSQL `integer`."""
 
-Int32OrText = Annotated[int, WholeNumber(from_text=True), Field(ge=-(2**31), le=2**31 - 1)]
+Int32OrText = Annotated[int, WholeNumber(from_text=True)]
 """As `Int32`, its digits in a string accepted too."""
 
 # PostgreSQL's text holds every character but NUL.
@@ -147,10 +166,10 @@ Text = Annotated[str, StringConstraints(strict=True, min_length=1, pattern=r"^[^
 Flag = Annotated[bool, Field(strict=True)]
 """true or false, nothing that merely looks like it."""
 
-Int64 = Annotated[int, WholeNumber(), Field(ge=-(2**63), le=2**63 - 1)]
+Int64 = Annotated[int, WholeNumber(ge=-(2**63), le=2**63 - 1)]
 """A whole number that fits a PostgreSQL `bigint`."""
 
-Int64OrText = Annotated[int, WholeNumber(from_text=True), Field(ge=-(2**63), le=2**63 - 1)]
+Int64OrText = Annotated[int, WholeNumber(from_text=True, ge=-(2**63), le=2**63 - 1)]
 """As `Int64`, its digits in a string accepted too."""
 
 

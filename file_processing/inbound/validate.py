@@ -2,19 +2,21 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import Annotated, Any, cast
 
 from pydantic import AliasChoices, AliasPath, BaseModel, FailFast, TypeAdapter, ValidationError
+from sqlalchemy import Table
 from typing_extensions import is_typeddict
 
 from file_processing.inbound.formats.base import Batch
 from file_processing.inbound.limits import Rejects
 from file_processing.inbound.record_errors import VALUE_CHARACTERS, Reason, RejectedText, reasons_of, rejected
+from models.errors import RejectRecord
 from models.flow import CHILDREN_DIGEST, Flow
 from services.text import storable
 
@@ -65,8 +67,12 @@ class Validator:
         # What is wrong with a million records would take a gigabyte.
         all_good: Any = Annotated[list[flow.record], FailFast()]  # type: ignore[name-defined]
         self._all_good: TypeAdapter[list[Any]] = TypeAdapter(all_good)
-        self._row = _row_function(flow)
-        self._children = [(table.name, flow.child_columns(number)) for number, table in enumerate(flow.sql_tables[1:])]
+        self._of_record = _of_record(flow)
+        self._values = _in_order([name for name in flow.columns if name != CHILDREN_DIGEST], _nullable(flow.sql_table))
+        self._children = {
+            table.name: _in_order(columns := flow.child_columns(number), columns)
+            for number, table in enumerate(flow.sql_tables[1:])
+        }
         self._known = _known_fields(flow)
         # Nothing is left out where the record holds whatever comes.
         self._keeps_unknown = issubclass(flow.record, BaseModel) and flow.record.model_config.get("extra") == "allow"
@@ -157,7 +163,7 @@ class Validator:
         self, batch: Batch, good: Sequence[int], valid: list[Any], reasons: dict[int, list[Reason]]
     ) -> tuple[list[RowValues], list[int], list[ChildRows | None]]:
         if self.flow.to_rows is None:
-            return list(map(self._row, valid)), [batch.first + index for index in good], []
+            return list(map(self._of_record, valid)), [batch.first + index for index in good], []
         rows: list[RowValues] = []
         children: list[ChildRows | None] = []
         from_record: list[int] = []
@@ -168,7 +174,10 @@ class Validator:
                     of_record = [values for values, _ in both]
                     children += [own for _, own in both]
                 else:
-                    of_record = [self._row(row) for row in self.flow.to_rows(record)]
+                    of_record = [*map(self._values, self.flow.to_rows(record))]
+            except RejectRecord as error:
+                reasons[index] = [Reason((), str(error))]
+                continue
             except Exception as error:  # noqa: BLE001  # the flow's own function may fail in any way
                 text = f"flow {self.flow.name} cannot turn it into rows: {_named(error)}"
                 reasons[index] = [Reason((), text)]
@@ -179,13 +188,13 @@ class Validator:
 
     def _with_children(self, row: Mapping[str, object]) -> tuple[RowValues, ChildRows | None]:
         """The values of a row, with the digest of its children; and these."""
-        if not any(name in row for name, _ in self._children):
-            return self._row(row), None
+        if self._children.keys().isdisjoint(row):
+            return (*self._values(row), None), None
         own = tuple(
-            [tuple(map(child.get, columns)) for child in cast("list[dict[str, object]]", row.get(name, []))]
-            for name, columns in self._children
+            [*map(values, cast("list[dict[str, object]]", row.get(name, ())))]
+            for name, values in self._children.items()
         )
-        return self._row({**row, CHILDREN_DIGEST: _digest(own)}), own
+        return (*self._values(row), _digest(own)), own
 
     def _drift(self, records: Sequence[object]) -> Counter[str]:
         if self._keeps_unknown:
@@ -236,19 +245,30 @@ def _spellings(alias: str | AliasPath | AliasChoices | None) -> set[str]:
             return {alias}
 
 
-def _row_function(flow: Flow) -> Callable[[Any], RowValues]:
-    """From a validated record, or from what `to_rows` makes of it, to the values of one row."""
+def _of_record(flow: Flow) -> Callable[[Any], RowValues]:
+    """From a validated record whose fields are the columns to the values of its row."""
     columns = flow.columns
-    if flow.to_rows is None and not is_typeddict(flow.record):
-        return lambda record: tuple(getattr(record, column) for column in columns)
-    optional = {column.name for column in flow.sql_table.columns if column.nullable}
-    if len(columns) > 1 and not optional.intersection(columns):
-        return itemgetter(*columns)
-    required = [column for column in columns if column not in optional]
+    if is_typeddict(flow.record):
+        return _in_order(columns, _nullable(flow.sql_table))
+    return attrgetter(*columns) if len(columns) > 1 else lambda record: (getattr(record, columns[0]),)
 
-    def tolerant(row: Mapping[str, object]) -> RowValues:
-        for column in required:
-            row[column]  # a missing one is the flow's mistake: KeyError
-        return tuple(map(row.get, columns))
 
-    return tolerant
+def _nullable(table: Table) -> frozenset[str]:
+    return frozenset(column.name for column in table.columns if column.nullable)
+
+
+def _in_order(columns: Sequence[str], optional: Container[str]) -> Callable[[Mapping[str, object]], RowValues]:
+    """From a row by column name to its values in this order; of optional ones it may leave out any, which are null."""
+    if len(columns) == 1:
+        return lambda row: (row.get(columns[0]) if columns[0] in optional else row[columns[0]],)
+    of_whole_row = itemgetter(*columns)
+    left_out = {column: None for column in columns if column in optional}
+
+    def values(row: Mapping[str, object]) -> RowValues:
+        try:
+            found: RowValues = of_whole_row(row)
+        except KeyError:
+            found = of_whole_row({**left_out, **row})  # one that is missing all the same is the flow's mistake
+        return found
+
+    return values

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, model_validator
+from pydantic.dataclasses import dataclass
 from sqlalchemy import ForeignKeyConstraint, Numeric, String
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
@@ -28,14 +29,14 @@ from models.connector import (
 )
 from models.edi.message import Origin
 from models.edi.text import Reply, render
-from models.field_types import DecimalText, ExactNumber, Instant, Int32, IsoDate, Text, UtcText
+from models.field_types import DecimalNumber, DecimalText, ExactNumber, Instant, IsoDate, Text, UtcText, WholeNumber
 from models.flow import Flow
 from models.outbound import Form, Outbound, Row
 from models.tables import ChildRow, ParentRow
 
-Quantity = Annotated[ExactNumber, Field(ge=0, max_digits=18, decimal_places=6)]
-Price = Annotated[ExactNumber, Field(ge=0, max_digits=18, decimal_places=6)]
-Amount = Annotated[ExactNumber, Field(ge=0, max_digits=18, decimal_places=6)]
+Quantity = Annotated[Decimal, DecimalNumber(ge=0, max_digits=18, decimal_places=6)]
+Price = Annotated[Decimal, DecimalNumber(ge=0, max_digits=18, decimal_places=6)]
+Amount = Annotated[Decimal, DecimalNumber(ge=0, max_digits=18, decimal_places=6)]
 CENT = Decimal("0.01")
 
 
@@ -62,10 +63,11 @@ class Party(BaseModel):
         return self
 
 
-class Line(BaseModel):
+@dataclass(kw_only=True)
+class Line:
     """What is ordered; a price may be left to the contract."""
 
-    line_number: Annotated[Int32, Field(ge=1)]
+    line_number: Annotated[int, WholeNumber(ge=1)]
     sku: Text | None = None
     gtin: Annotated[Text, Field(pattern=r"^\d{8,14}$")] | None = None
     description: Text | None = None
@@ -113,11 +115,9 @@ class PartnerOrder(BaseModel):
     def adds_up(self) -> "PartnerOrder":
         if not self.lines and self.purpose is not Purpose.CANCEL:
             raise ValueError("an order without lines")
-        numbers = [line.line_number for line in self.lines]
-        if len(set(numbers)) < len(numbers):
+        if len({line.line_number for line in self.lines}) < len(self.lines):
             raise ValueError("two lines have the same line_number")
-        prices = [line.unit_price for line in self.lines]
-        if self.total is not None and self.lines and None not in prices:
+        if self.total is not None and self.lines and all(line.unit_price is not None for line in self.lines):
             sum_of_lines = line_total((line.quantity, line.unit_price) for line in self.lines)
             if sum_of_lines != self.total.quantize(CENT):
                 raise ValueError(f"the stated total {self.total} is not the {sum_of_lines} of its lines")
@@ -183,8 +183,8 @@ def to_rows(order: PartnerOrder) -> Iterable[Mapping[str, object]]:
         "edi": order.edi.model_dump(mode="json") if order.edi else None,
     }
     if order.lines:  # a cancellation need not repeat them: then they stay
-        row["order_lines"] = [line.model_dump() for line in order.lines]
-    yield row
+        row["order_lines"] = [vars(line) for line in order.lines]
+    return [row]
 
 
 class ErpLine(BaseModel):

@@ -1,6 +1,7 @@
 """From EDI messages to orders: EDIFACT ORDERS (D.96A, 220) and X12 850 (004010)."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -25,8 +26,12 @@ SKU = ("SA", "VP", "VN", "IN", "BP", "PI", "SK", "MF", "MG")
 PRICE_UNITS_X12 = {"PN": 10, "HP": 100, "TP": 1000}
 
 _NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
-_DATE_FORMATS = {"102": "%Y%m%d", "203": "%Y%m%d%H%M", "204": "%Y%m%d%H%M%S"}
+_NOT_SIGNED = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+_LINE_NUMBER = re.compile(r"[0-9]{1,9}")
+_GLN = re.compile(r"[0-9]{13}")
+_CURRENCY = re.compile(r"[A-Z]{3}")
 _DIGITS = {"102": 8, "203": 12, "204": 14}
+"""By the code of a date's form: the digits of CCYYMMDD, with HHMM, with HHMMSS."""
 
 
 def from_orders(message: Message) -> Fields:
@@ -157,12 +162,16 @@ def _line(block: Sequence[Segment], mark: str) -> Fields:
     if lin.get(2) == "2":
         raise SegmentError("a deleted line is not taken: send the order anew without it", lin, 2)
     ids = [[lin.get(3, 1), lin.get(3, 2)]] if lin.get(3) else []
-    for pia in (segment for segment in block if segment.tag == "PIA" and segment.get(1) in ("1", "5")):
-        ids += [[value[0], value[1]] for value in pia.elements[1:] if len(value) > 1 and value[0]]
-    quantity = next((qty for qty in block if qty.tag == "QTY" and qty.get(1) in ("21", "1")), None)
+    by_tag: defaultdict[str, list[Segment]] = defaultdict(list)
+    for segment in block:
+        by_tag[segment.tag].append(segment)
+    for pia in by_tag["PIA"]:
+        if pia.get(1) in ("1", "5"):
+            ids += [[value[0], value[1]] for value in pia.elements[1:] if len(value) > 1 and value[0]]
+    quantity = next((qty for qty in by_tag["QTY"] if qty.get(1) in ("21", "1")), None)
     if quantity is None:
         raise SegmentError("no QTY+21 says how many", lin)
-    words = [imd.get(3, part) for imd in block if imd.tag == "IMD" for part in (4, 5)]
+    words = [imd.get(3, part) for imd in by_tag["IMD"] for part in (4, 5)]
     return _line_fields(
         line_number=_line_number(lin, lin.get(1)),
         ids=ids,
@@ -170,7 +179,7 @@ def _line(block: Sequence[Segment], mark: str) -> Fields:
         description=" ".join(filter(None, words)),
         quantity=_number(quantity, 1, 2, mark),
         unit=quantity.get(1, 3),
-        unit_price=_price(block, mark),
+        unit_price=_price(by_tag["PRI"], mark),
     )
 
 
@@ -210,14 +219,14 @@ def _preference(pair: Sequence[str]) -> int:
 
 
 def _line_number(segment: Segment, told: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", told):
+    if not _LINE_NUMBER.fullmatch(told):
         raise SegmentError(f"{told!r} is no line number", segment, 1)
     return int(told)
 
 
-def _price(block: Sequence[Segment], mark: str) -> str | None:
+def _price(told: Sequence[Segment], mark: str) -> str | None:
     """The net price of one unit, or the gross one where there is no other."""
-    prices = {pri.get(1): pri for pri in reversed(block) if pri.tag == "PRI" and pri.get(1, 2)}
+    prices = {pri.get(1): pri for pri in reversed(told) if pri.get(1, 2)}
     pri = prices.get("AAA") or prices.get("AAB")
     if pri is None:
         return None
@@ -252,7 +261,7 @@ def _party_x12(block: Sequence[Segment]) -> Fields:
 
 
 def _party_fields(number: str, is_gln: bool, name: str, address: Iterable[str]) -> Fields:
-    kind = "gln" if is_gln and re.fullmatch(r"[0-9]{13}", number) else "id"
+    kind = "gln" if is_gln and _GLN.fullmatch(number) else "id"
     fields: Mapping[str, str] = {kind: number, "name": name, "address": ", ".join(filter(None, address))}
     return {field: value for field, value in fields.items() if value}
 
@@ -282,7 +291,7 @@ def _sum(lines: Sequence[Fields]) -> Decimal:
 
 def _currency(segment: Segment, element: int, component: int = 0) -> str:
     told = segment.get(element, component or 1)
-    if not re.fullmatch(r"[A-Z]{3}", told):
+    if not _CURRENCY.fullmatch(told):
         raise SegmentError(f"{told!r} is no currency: three letters like EUR are", segment, element, component)
     return told
 
@@ -291,7 +300,9 @@ def _number(segment: Segment, element: int, component: int = 1, mark: str = ".")
     """The digits of a number, with a point for its fraction; no separators of thousands, none below zero."""
     told = segment.get(element, component)
     # X12 and ISO 9735 leave a zero before the mark out, and put a minus behind it.
-    plain = told.replace(mark, ".") if mark == "." or "." not in told else ""
+    plain = told if mark == "." else told.replace(mark, ".") if "." not in told else ""
+    if _NOT_SIGNED.fullmatch(plain):
+        return plain
     if plain.endswith("-"):
         plain = "-" + plain[:-1]
     plain = re.sub(r"^([+-]?)\.", r"\g<1>0.", plain).removesuffix(".")
@@ -306,19 +317,21 @@ def _number(segment: Segment, element: int, component: int = 1, mark: str = ".")
 def _moment(dtm: Segment) -> str:
     """DTM as ISO 8601; partners' clocks are taken to be UTC."""
     told, form = dtm.get(1, 2), dtm.get(1, 3) or "102"
-    if form not in _DATE_FORMATS:
+    if form not in _DIGITS:
         raise SegmentError(f"format {form} is not known: 102 is CCYYMMDD, 203 is CCYYMMDDHHMM", dtm, 1, 3)
-    return _parsed(dtm, 1, 2, told, _DATE_FORMATS[form], _DIGITS[form]).isoformat().replace("+00:00", "Z")
+    return _parsed(dtm, 1, 2, told, _DIGITS[form]).isoformat().replace("+00:00", "Z")
 
 
 def _day(segment: Segment, element: int) -> str:
-    return _parsed(segment, element, 0, segment.get(element), "%Y%m%d", 8).date().isoformat()
+    return _parsed(segment, element, 0, segment.get(element), 8).date().isoformat()
 
 
-def _parsed(segment: Segment, element: int, component: int, told: str, form: str, digits: int) -> datetime:
+def _parsed(segment: Segment, element: int, component: int, told: str, digits: int) -> datetime:
     try:
-        if not re.fullmatch(rf"[0-9]{{{digits}}}", told):
+        if len(told) != digits or not (told.isascii() and told.isdigit()):
             raise ValueError
-        return datetime.strptime(told, form).replace(tzinfo=UTC)
+        full = told.ljust(14, "0")
+        month, day, hour, minute, second = (int(full[at : at + 2]) for at in range(4, 14, 2))
+        return datetime(int(full[:4]), month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         raise SegmentError(f"{told!r} is no date that exists", segment, element, component) from None

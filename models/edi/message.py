@@ -1,7 +1,7 @@
 """EDI as values: interchanges, messages and segments, in whatever standard they were written."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -31,8 +31,7 @@ class Group(NamedTuple):
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """One segment: its tag, and its elements, each a tuple of its components.
 
     number: its position in the message from 1, as UNT and SE count; 0 outside of messages.
@@ -42,14 +41,15 @@ class Segment:
     tag: str
     elements: tuple[tuple[str, ...], ...]
     number: int = 0
-    span: tuple[int, int] = field(default=(0, 0), compare=False)
+    span: tuple[int, int] = (0, 0)
 
     def get(self, element: int, component: int = 1) -> str:
         """The value at a position, both from 1; empty when the sender left it out."""
-        try:
-            return self.elements[element - 1][component - 1]
-        except IndexError:
+        elements = self.elements
+        if element > len(elements):
             return ""
+        components = elements[element - 1]
+        return components[component - 1] if component <= len(components) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 import flows
 from file_processing.inbound.formats.base import Reading
 from file_processing.inbound.formats.edi.format import EDIFACT, X12
+from models.errors import RejectRecord
 from models.flow import CHILDREN_DIGEST, Flow
 
 SAMPLES = Path(__file__).parents[2] / "sample_files"
@@ -52,8 +53,10 @@ def faults(path: Path, flow: Flow) -> int:
     count = 0
     for record in records(path, flow):
         try:
-            adapter.validate_json(json.dumps(record))
-        except ValidationError:
+            valid = adapter.validate_json(json.dumps(record))
+            if flow.to_rows is not None:
+                list(flow.to_rows(valid))
+        except (ValidationError, RejectRecord):
             count += 1
     return count
 

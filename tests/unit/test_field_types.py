@@ -2,13 +2,29 @@
 
 import json
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given, strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from models.field_types import EARLIEST, LATEST, Flag, Instant, Int32, Int32OrText, IsoDate, Text, UtcInstant
+from models.field_types import (
+    EARLIEST,
+    LATEST,
+    DecimalNumber,
+    ExactNumber,
+    Flag,
+    Instant,
+    Int32,
+    Int32OrText,
+    Int64,
+    Int64OrText,
+    IsoDate,
+    Text,
+    UtcInstant,
+    WholeNumber,
+)
 
 instant: TypeAdapter[datetime] = TypeAdapter(Instant)
 utc_instant: TypeAdapter[datetime] = TypeAdapter(UtcInstant)
@@ -147,3 +163,55 @@ def test_line_breaks_hide_no_nul() -> None:
 @pytest.mark.parametrize("adapter", [instant, utc_instant, iso_date, int32, int32_or_text, flag, text])
 def test_every_type_describes_itself_as_json_schema(adapter: TypeAdapter[Any]) -> None:
     assert json.dumps(adapter.json_schema())
+
+
+# The same bounds beside the type, each a call of a Python function, which the type's own spare.
+KINDS: list[tuple[Any, Any]] = [
+    (Annotated[int, WholeNumber(ge=0)], Annotated[Int64, Field(ge=0, le=2**31 - 1)]),
+    (Annotated[int, WholeNumber(from_text=True, ge=-5, le=5)], Annotated[Int64OrText, Field(ge=-5, le=5)]),
+    (
+        Annotated[Decimal, DecimalNumber(ge=0, max_digits=8, decimal_places=3)],
+        Annotated[ExactNumber, Field(ge=0, max_digits=8, decimal_places=3)],
+    ),
+]
+numbers = st.one_of(
+    json_values,
+    st.decimals(),
+    st.decimals(-20, 20, places=4),
+    st.integers(-20, 20),
+    st.integers(-20, 20).map(lambda number: f" {number}\n"),
+    st.decimals(-20, 20, places=4).map(str),
+    st.from_regex(r"[+-]?[0-9]{1,9}(\.[0-9]{1,4})?", fullmatch=True),
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "beside"), [(TypeAdapter[Any](own), TypeAdapter[Any](beside)) for own, beside in KINDS]
+)
+@given(numbers)
+def test_bounds_of_the_type_are_those_of_a_field(own: TypeAdapter[Any], beside: TypeAdapter[Any], value: Any) -> None:
+    found, expected = judged(own, value), judged(beside, value)
+    assert repr(found) == repr(expected)  # a Decimal's digits count too
+
+
+def judged(adapter: TypeAdapter[Any], value: object) -> Any:
+    """The value that comes out, or where it is rejected nothing but that."""
+    try:
+        return adapter.validate_python(value)
+    except ValidationError:
+        return "rejected"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Annotated[int, WholeNumber(from_text=True, ge=0)], " -5 "),
+        (Annotated[Decimal, DecimalNumber(ge=0)], "-0.50"),
+        (Annotated[Decimal, DecimalNumber(decimal_places=2)], "0.001"),
+        (UtcInstant, "0001-01-01T00:00:00"),
+    ],
+)
+def test_what_is_out_of_range_is_shown_as_it_was_sent(kind: Any, value: str) -> None:
+    with pytest.raises(ValidationError) as rejected:
+        TypeAdapter(kind).validate_python(value)
+    assert [error["input"] for error in rejected.value.errors()] == [value]

@@ -19,6 +19,7 @@ from file_processing.inbound.formats.base import Batch, Reading
 from file_processing.inbound.formats.detect import format_of, plain_name
 from file_processing.inbound.limits import Limits, Rejects
 from file_processing.inbound.validate import CheckedBatch, Validator
+from models.errors import RejectRecord
 from models.field_types import Text
 from models.flow import Flow, RecordType
 
@@ -77,6 +78,36 @@ def test_a_record_may_become_any_number_of_rows() -> None:
     checked = check(flow, {"key": "a", "number": 2}, {"key": "b"}, {"key": "c", "number": 1})
     assert list(checked.rows) == [("a0", None), ("a1", None), ("c0", None)]
     assert list(checked.positions) == [0, 0, 2]
+
+
+def test_a_row_may_leave_out_what_may_be_null_and_nothing_else() -> None:
+    flow = flow_of(AsModel, to_rows=lambda thing: [{"key": thing.key} if thing.number is None else {"number": 1}])
+    checked = check(flow, {"key": "a"}, {"key": "b", "number": 1}, {"key": "c"})
+    assert list(checked.rows) == [("a", None), ("c", None)]
+    (bad,) = checked.rejected
+    assert bad.position == 1
+    assert bad.errors[0]["reason"] == "flow tested cannot turn it into rows: KeyError: 'key'"
+
+
+def test_a_flow_may_reject_a_record_when_it_makes_rows_of_it() -> None:
+    def to_rows(thing: AsModel) -> list[dict[str, object]]:
+        if thing.number is None:
+            raise RejectRecord("a thing of no number is none")
+        return [vars(thing)]
+
+    checked = check(flow_of(AsModel, to_rows=to_rows), {"key": "a"}, {"key": "b", "number": 1})
+    assert list(checked.rows) == [("b", 1)]
+    assert [error["reason"] for bad in checked.rejected for error in bad.errors] == ["a thing of no number is none"]
+
+
+def test_the_digest_of_children_is_the_one_that_tables_hold() -> None:
+    """Another one would have every row that is loaded again taken for changed, and sent."""
+    line = {"line_number": 1, "gtin": "4006381333931", "quantity": 3, "unit_price": "9.90"}
+    order = {"partner": "p", "order_number": "1", "ordered_at": "2026-01-31T12:00:00Z", "currency": "EUR"}
+    orders = [order | {"buyer": {"id": "b"}, "lines": lines} for lines in ([line], [line | {"unit_price": 9.9}])]
+    checked = check(FLOWS["orders"], *orders)
+    digests = [row[-1] for row in checked.rows]
+    assert digests == 2 * [bytes.fromhex("a1c6340447440b5586edcf1c43cdca7efa62e9f5b3e7a9ad8d3bd5f7d9f5f80f")]
 
 
 class Renamed(BaseModel):

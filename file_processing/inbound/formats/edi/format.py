@@ -17,7 +17,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def _read_edifact(data: bytes, go_on: GoOn) -> Received | Rejected:
-    from file_processing.inbound.formats.edi import edifact  # pydifact takes as long to import as a small file to load
+    from file_processing.inbound.formats.edi import edifact
 
     return edifact.read(data, go_on)
 

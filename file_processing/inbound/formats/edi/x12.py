@@ -111,7 +111,8 @@ class _Reader:
             if not _TAG.fullmatch(tag):
                 raise EnvelopeError(f"{tag[:20]!r} is no segment tag", start, code="")
             elements = tuple(tuple(value.split(self.component)) for value in values)
-            yield Segment(tag, elements, span=(start, end + 1))
+            number = len(self.body) + 1 if self.header else 0
+            yield Segment(tag, elements, number, (start, end + 1))
             start = end + 1
         if self.text[start:].strip():
             reason = f"the text ends within a segment, which {self.terminator!r} should close"
@@ -180,7 +181,7 @@ class _Reader:
 
     def _take_in_group(self, segment: Segment, group: Group) -> None:
         if segment.tag == "ST":
-            header = Segment(segment.tag, segment.elements, 1, segment.span)
+            header = segment._replace(number=1)
             if not re.fullmatch(r"[0-9]{3}", header.get(1)):
                 raise EnvelopeError.of(header, f"{header.get(1)!r} is no transaction set", _SET_TYPE, 1)
             if not header.get(2):
@@ -206,7 +207,6 @@ class _Reader:
 
     def _take_in_set(self, segment: Segment) -> None:
         assert self.header is not None
-        segment = Segment(segment.tag, segment.elements, len(self.body) + 1, segment.span)
         message = self.header.get(2)
         if segment.tag in ("ISA", "GS", "ST", "GE", "IEA"):
             reason = f"stands within transaction set {message}, which SE does not close"

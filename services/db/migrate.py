@@ -20,7 +20,14 @@ from models.ledger import SCHEMA
 from services.db import sqlstate, triggers
 
 OWN_FOLDER = Path(__file__).parent / "migrations" / "versions"
-OWN = ("0001_ledger", "0002_outbound_document", "0003_receipt_ids", "0004_deliveries", "0005_file_identity")
+OWN = (
+    "0001_ledger",
+    "0002_outbound_document",
+    "0003_receipt_ids",
+    "0004_deliveries",
+    "0005_file_identity",
+    "0006_file_counts",
+)
 """Tidegate's own revisions, oldest first. What else lies there is a site's: the first release wrote it there."""
 
 _NUMBER = 4

@@ -75,16 +75,18 @@ def next_ids(connection: Connection, count: int) -> list[int]:
 
 _KNOWN = statement("""
 select id, path, sha256, status, filed_at is not null as filed, identity
+from tidegate.inbound_file where flow = %(flow)s and sha256 = any(%(keys)s) and {current}
+union all
+select id, path, sha256, status, false as filed, identity
 from tidegate.inbound_file
-where sha256 = any(%s) and flow is not distinct from %s
-  and (status in {in_table} and superseded_by is null or filed_at is null)
+where flow is not distinct from %(flow)s and sha256 = any(%(keys)s) and filed_at is null and {not_current}
 order by id
 """)
 
 _KNOWN_WITHOUT_CONTENT = statement("""
 select id, path, sha256, status, false as filed, identity
 from tidegate.inbound_file
-where filed_at is null and sha256 is null and path = any(%s) and flow is not distinct from %s
+where filed_at is null and sha256 is null and path = any(%(keys)s) and flow is not distinct from %(flow)s
 order by id
 """)
 
@@ -98,7 +100,7 @@ def known(connection: Connection, flow: str | None, contents: Iterable[bytes], p
     with connection.cursor(row_factory=file_row(KnownFile)) as cursor:
         for query, keys in ((_KNOWN, list(contents)), (_KNOWN_WITHOUT_CONTENT, list(paths))):
             if keys:
-                found += cursor.execute(query, [keys, flow]).fetchall()
+                found += cursor.execute(query, {"keys": keys, "flow": flow}).fetchall()
     return found
 
 

@@ -25,8 +25,21 @@ _DESCRIBE = "select {columns} from {table} limit 0"
 
 _COPY = "copy {table} ({columns}) from stdin (format binary)"
 
-# Without such an index an upsert fails, while COPY would insert a key twice. Nothing is executed.
-_KEY_IS_UNIQUE = "explain insert into {table} ({key}) select {key} from {table} on conflict ({key}) do nothing"
+# A row where the key is unique, with the types of the columns; without such an index an upsert fails, while COPY would
+# insert a key twice.
+_DESCRIBE_UNIQUE = """
+select {columns}
+from (
+    select from pg_catalog.pg_index i
+    where indrelid = {table_name}::regclass and indisunique and indisvalid and indimmediate
+      and indpred is null and indexprs is null
+      and {key_names} = (
+          select array_agg(attname::text order by attname::text collate "C") from pg_catalog.pg_attribute
+          where attrelid = indrelid and attnum = any(indkey[0:indnkeyatts - 1])
+      )
+    limit 1
+) one left join {table} on false
+"""
 
 
 def _integers(bits: int) -> Callable[[Iterable[object]], bool]:
@@ -55,14 +68,13 @@ class Insert:
 
     def __init__(self, flow: Flow) -> None:
         table, *children = flow.sql_tables
-        self._table = _Table(table, flow.columns, with_source=True)
+        self._table = _Table(table, flow.columns, with_source=True, key=flow.key)
         self._children = [
             _Table(child, [*flow.key, *flow.child_columns(number)], with_source=False)
             for number, child in enumerate(children)
         ]
         # Else there may be children of a parent that is not there yet, which it must not find.
         self._possible = all(_refers(child, table) for child in children)
-        self._key_is_unique = sql.SQL(_KEY_IS_UNIQUE).format(table=sql.Identifier(table.name), key=names(flow.key))
 
     def insert(
         self, connection: Connection, rows: Sequence[StagedRow], children: Sequence[Sequence[StagedRow]]
@@ -76,7 +88,6 @@ class Insert:
             return False
         try:
             with connection.transaction(), connection.cursor() as cursor:
-                cursor.execute(self._key_is_unique)
                 both = zip([self._table, *self._children], [rows, *children], strict=True)
                 if not all(table.insert(cursor, its_rows) for table, its_rows in both):
                     raise psycopg.Rollback
@@ -92,12 +103,17 @@ class _Table:
     """A table that takes rows for some of its columns.
 
     with_source: it also takes the file and the record that a row comes from.
+    key: the columns in which it takes nothing twice, if any.
     """
 
-    def __init__(self, table: Table, columns: Sequence[str], *, with_source: bool) -> None:
+    def __init__(self, table: Table, columns: Sequence[str], *, with_source: bool, key: Sequence[str] = ()) -> None:
         source = ["source_file_id", "record_position"] if with_source else []
         parts = {"table": sql.Identifier(table.name), "columns": names([*columns, *source])}
-        self._describe = sql.SQL(_DESCRIBE).format(**parts)
+        quoted = sql.Literal(parts["table"].as_string(None))
+        self._describe = sql.SQL(_DESCRIBE_UNIQUE if key else _DESCRIBE).format(
+            **parts, table_name=quoted, key_names=sql.Literal(sorted(key))
+        )
+        self._rows_described = int(bool(key))
         self._copy = sql.SQL(_COPY).format(**parts)
         self._with_source = with_source
         self._checked = range(len(columns))
@@ -105,7 +121,9 @@ class _Table:
     def insert(self, cursor: Cursor, rows: Sequence[StagedRow]) -> bool:
         """Whether all are in the table then: a value may not fit, and a trigger of its own may leave some out."""
         oids = [column.type_code for column in cursor.execute(self._describe).description or ()]
-        if not all(_can_be_sent(rows, index, oids[index]) for index in self._checked):
+        if cursor.rowcount != self._rows_described or not all(
+            _can_be_sent(rows, index, oids[index]) for index in self._checked
+        ):
             return False
         values = self._values(rows)
         inserted = 0

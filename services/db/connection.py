@@ -62,13 +62,13 @@ class DatabaseConnection(psycopg.Connection[Any]):
         It says nothing by itself but notices, and that it ends.
         """
         socket = select.poll()
-        socket.register(self.fileno(), select.POLLIN)
         try:
+            socket.register(self.fileno(), select.POLLIN)
             while socket.poll(0):
                 self.pgconn.consume_input()
         except psycopg.OperationalError:
             return True
-        return self.closed
+        return False
 
     def wait(self, gen: Generator[Any, Any, Answer], *arguments: Any, **options: Any) -> Answer:
         """Where a server takes no writes any longer, another one does: the next connection looks for it."""

@@ -89,7 +89,9 @@ class Bench:
         settings = self.site.settings
         folders = {name: str(folder) for name, folder in settings.folders.items()}
         own = {"DATABASE_URL": self.url, "DATA_DIR": str(settings.data_dir), "LOG_FILE": str(settings.log_file)}
-        return os.environ | folders | own
+        # As it is installed, its code is compiled; a shell may forbid to keep what was.
+        given = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return given | folders | own
 
     def main(self, *arguments: str | Path) -> "subprocess.Popen[bytes]":
         """`python main.py` with these arguments."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,8 @@ PING_SECONDS = 5.0
 """How often systemd gets the status line where its unit asks for no watchdog."""
 
 TELL_SECONDS = 0.25
-"""How often, at most, `status` is told how it goes: looking at all that waits takes time in a burst."""
+BUSY_TELL_SECONDS = 1.0
+"""How often, at most, `status` is told how it goes: it takes time, which files that just came in need more."""
 
 SHOWN_WAITING = 100
 """So many waiting files `status` names; it counts the others in the folder itself."""
@@ -69,7 +71,7 @@ class Daemon:
         self._loaders: list[Future[None]] = []
         self._stop_reason: StopDaemon | None = None
         self._ping_at = 0.0
-        self._tell_at = 0.0
+        self._told_at = -math.inf
 
     def run(self) -> None:
         """Work until `stopping` is set. Raises StopDaemon when going on would be wrong."""
@@ -78,9 +80,11 @@ class Daemon:
         self._connectors.start()
         self._loaders = [self._pool.submit(self._load_in_turns) for _ in range(self._workers)]
         try:
+            found: list[FoundFile] = []
             while not self._stopping.is_set():
-                self._tell()
-                self._queues.add(self._routed(self._inbox.take(GROUP_FILES, TAKE_SECONDS)))
+                self._tell(BUSY_TELL_SECONDS if found else TELL_SECONDS)
+                if found := self._inbox.take(GROUP_FILES, TAKE_SECONDS):
+                    self._queues.add(self._routed(found))
         finally:
             self._stopping.set()
             self._publish(state=Phase.STOPPING)
@@ -196,8 +200,8 @@ class Daemon:
         found = [fault for queue in self._queues if (fault := queue.fault) is not None]
         return sorted(found, key=lambda fault: fault.since)
 
-    def _tell(self) -> None:
-        """Tell `status` and systemd how it goes."""
+    def _tell(self, every_seconds: float) -> None:
+        """Tell `status` and systemd how it goes, at most so often."""
         parts = {
             "observer": self._inbox.is_alive,
             "writer": self._writer.is_alive,
@@ -210,9 +214,9 @@ class Daemon:
             if loader.done():
                 loader.result()
         now = time.monotonic()
-        if now < self._tell_at:
+        if now < self._told_at + every_seconds:
             return
-        self._tell_at = now + TELL_SECONDS
+        self._told_at = now
         fault = next((fault for fault in self._faults() if not fault.of_one_flow), None)
         of_queues = {queue.name: queue.fault for queue in self._queues}
         outbound = self._writer.faults()

@@ -79,7 +79,7 @@ class Queues:
         with self._changed:
             for routed in files:
                 self._queues[routed.flow].files.append(routed)
-            self._changed.notify_all()
+            self._wake_one()
 
     def next_turn(self) -> Turn | None:
         """The next turn; waits for one. None when the queues are closed."""
@@ -87,6 +87,7 @@ class Queues:
             while not self._closed:
                 now = time.monotonic()
                 if (turn := self._choose(now)) is not None:
+                    self._wake_one()
                     return turn
                 resumes_at = min((queue.resume_at for queue in self if queue.resume_at > now), default=math.inf)
                 self._changed.wait(min(resumes_at - now, threading.TIMEOUT_MAX))
@@ -116,7 +117,15 @@ class Queues:
             turn.queue.files.extendleft(reversed([*left]))
             turn.queue.at_work = False
             self._at_work[turn.is_long] -= 1
-            self._changed.notify_all()
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        """Where there may be a turn, have one who waits look, and no more: each needs the processor for it.
+
+        Who gets a turn wakes the next one.
+        """
+        if any(queue.files or queue.to_recover for queue in self if not queue.at_work):
+            self._changed.notify()
 
     def close(self) -> None:
         """Give no more turns."""

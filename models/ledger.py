@@ -12,6 +12,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    SmallInteger,
     Text,
     UniqueConstraint,
     func,
@@ -102,9 +103,17 @@ class InboundFileRow(Base):
             unique=True,
             postgresql_where=text("status in ('loaded', 'partial') and superseded_by is null"),
         ),
-        Index("inbound_file_content", "sha256"),
+        # Those that are not in the one above: nearly none, so that a line is put into one index by its content.
+        Index(
+            "inbound_file_content",
+            "sha256",
+            postgresql_where=text("status in ('rejected', 'duplicate') or superseded_by is not null"),
+        ),
         Index("inbound_file_unfiled", "flow", postgresql_where=text("filed_at is null")),
         Index("inbound_file_recent", "flow", "id"),
+        # Of what went wrong or was known; most lines are in neither, and pay nothing for them.
+        Index("inbound_file_not_loaded", "status", "id", postgresql_where=text("status <> 'loaded'")),
+        Index("inbound_file_error", "flow", "id", postgresql_where=text("error is not null")),
         {"schema": SCHEMA},
     )
 
@@ -131,6 +140,22 @@ class InboundFileRow(Base):
     duplicate_of: Mapped[int | None] = mapped_column(BigInteger)
     superseded_by: Mapped[int | None] = mapped_column(BigInteger)
     identity: Mapped[str | None] = mapped_column(Text)
+
+
+class FileCountRow(Base):
+    """How many lines of `inbound_file` a flow has in a state, kept by that table's triggers: counting takes long.
+
+    flow: empty for files of none. shard: which of several rows a session counts in, so that loaders do not wait for
+        one another; what holds is their sum.
+    """
+
+    __tablename__ = "file_count"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    flow: Mapped[str] = mapped_column(Text, primary_key=True)
+    status: Mapped[str] = mapped_column(Text, primary_key=True)
+    shard: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    files: Mapped[int] = mapped_column(BigInteger)
 
 
 class PlacedFileRow(Base):

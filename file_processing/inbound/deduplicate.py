@@ -1,9 +1,8 @@
 """Deduplication: what is to be done with each file of a group, by what the ledger knows of its content."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
 from psycopg import Connection
@@ -12,7 +11,7 @@ from file_processing.inbound.intake import InboundFile
 from file_processing.inbound.read import ReadResult
 from models.flow import Flow
 from services.ledger import inbound as ledger
-from services.ledger.inbound import KnownFile
+from services.ledger.inbound import KnownFile, Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +41,25 @@ class Deduplicator:
         self._flow = flow
         self._since: int | None = None
 
-    def decide(self, connection: Connection, files: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
-        """A decision for each file, in their order.
+    def look(self, connection: Connection, files: Iterable[InboundFile], *, new_ids: int) -> Look:
+        """Ask the ledger of these files; what somebody has placed to be loaded again is taken with it."""
+        files = list(files)
+        return ledger.look(
+            connection,
+            self._flow.name if self._flow else None,
+            new_ids=new_ids,
+            contents={file.sha256 for file in files if file.sha256 is not None},
+            paths=[file.place for file in files if file.sha256 is None],
+            identities=[file.state.identity.key for file in files],
+        )
 
-        files: each with its id in the ledger. What somebody has placed to be loaded again is taken with it.
-        """
+    def decide(self, connection: Connection, look: Look, files: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
+        """A decision for each file, in their order. files: each with its id in the ledger."""
         self._since = self._since or files[0][1]
-        name = self._flow.name if self._flow else None
-        contents = {read.file.sha256 for read, _ in files if read.file.sha256 is not None}
-        without = [read.file.place for read, _ in files if read.file.sha256 is None]
-        known = ledger.known(connection, name, contents, without)
-        if self._flow is None or name is None:
-            return _decided(files, known)
-        placed = ledger.take_placed(connection, name, [read.file.state.identity.key for read, _ in files])
-        if not self._flow.last_to_arrive_wins:
-            return _decided(files, known, placed)
-        newest = ledger.newest(connection, name) if known else None
-        return _decided(files, known, placed, _Newest(newest or 0, self._since))
+        if self._flow is None or not self._flow.last_to_arrive_wins:
+            return _decided(files, look)
+        newest = ledger.newest(connection, self._flow.name) if look.known else None
+        return _decided(files, look, _Newest(newest or 0, self._since))
 
 
 class _Newest(NamedTuple):
@@ -68,19 +69,14 @@ class _Newest(NamedTuple):
     since: int
 
 
-def _decided(
-    files: Iterable[tuple[ReadResult, int]],
-    known: Iterable[KnownFile],
-    placed: Mapping[str, bool] = MappingProxyType({}),
-    newest: _Newest | None = None,
-) -> list[LoadDecision]:
+def _decided(files: Iterable[tuple[ReadResult, int]], look: Look, newest: _Newest | None = None) -> list[LoadDecision]:
     """Content that was loaded before is a duplicate, unless it is a way back to an earlier state.
 
-    placed: of files by their identity, whether they are loaded whatever is known of their content; or never again.
+    A file that was placed is loaded whatever is known of its content; or never again.
     """
     loaded: dict[bytes | None, int] = {}
     unfiled: dict[tuple[bytes | None, str | None], list[KnownFile]] = defaultdict(list)
-    for line in known:
+    for line in look.known:
         if not line.filed:
             unfiled[line.sha256, line.path].append(line)
         if line.loaded:
@@ -88,7 +84,7 @@ def _decided(
     decisions = []
     for read, file_id in files:
         file = read.file
-        before, again = loaded.get(file.sha256), placed.get(file.state.identity.key)
+        before, again = loaded.get(file.sha256), look.placed.get(file.state.identity.key)
         resumes = None
         if unfiled and not file.stays:
             resumes = _same_file(unfiled[file.sha256, file.place], file.state.identity.key)

@@ -21,8 +21,17 @@ PROBE_ROWS = 1_000
 
 _COPY = "copy {table} ({columns}) from stdin (format binary)"
 
-# Without such an index an upsert fails, while COPY would insert a key twice. Nothing is executed.
-_KEY_IS_UNIQUE = "explain insert into {table} ({key}) select {key} from {table} on conflict ({key}) do nothing"
+# Without such an index an upsert fails, while COPY would insert a key twice.
+_KEY_IS_UNIQUE = """
+select from pg_catalog.pg_index i
+where indrelid = {table}::regclass and indisunique and indisvalid and indimmediate
+  and indpred is null and indexprs is null
+  and {key} = (
+      select array_agg(attname::text order by attname::text collate "C") from pg_catalog.pg_attribute
+      where attrelid = indrelid and attnum = any(indkey[0:indnkeyatts - 1])
+  )
+limit 1
+"""
 
 
 class Insert:
@@ -36,7 +45,8 @@ class Insert:
         ]
         # Else there may be children of a parent that is not there yet, which it must not find.
         self._possible = all(_refers(child, table) for child in children)
-        self._key_is_unique = sql.SQL(_KEY_IS_UNIQUE).format(table=sql.Identifier(table.name), key=names(flow.key))
+        quoted = sql.Literal(sql.Identifier(table.name).as_string(None))
+        self._key_is_unique = sql.SQL(_KEY_IS_UNIQUE).format(table=quoted, key=sql.Literal(sorted(flow.key)))
 
     def insert(self, connection: Connection, blocks: Sequence[EncodedRows]) -> bool:
         """Insert all rows and their children, or none, within the connection's transaction; whether they are in.
@@ -47,8 +57,8 @@ class Insert:
             return False
         try:
             with connection.transaction(), connection.cursor() as cursor:
-                cursor.execute(self._key_is_unique)
-                if not (self._insert(cursor, blocks) and self._insert_children(cursor, blocks)):
+                is_unique = cursor.execute(self._key_is_unique).rowcount == 1
+                if not (is_unique and self._insert(cursor, blocks) and self._insert_children(cursor, blocks)):
                     raise psycopg.Rollback
                 return True
         except Exception as error:

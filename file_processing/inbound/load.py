@@ -28,7 +28,7 @@ from services.db import migrate, sqlstate
 from services.files import names
 from services.files.directory import Folder
 from services.ledger import inbound as ledger, interchanges, locks, outbound
-from services.ledger.inbound import LedgerEntry
+from services.ledger.inbound import LedgerEntry, Look
 from services.ledger.outbound import SealedFile
 
 ROWS_AT_ONCE = 50_000
@@ -121,15 +121,16 @@ class Loader:
             try:
                 with sqlstate.transaction_of_a_flow(connection):
                     locks.lock_flow(connection, self.flow_name)
-                    migrate.stop_if_newer(connection)
-                    # Kept when it starts over: a rejection may name one of them.
-                    ids = ids or ledger.next_ids(connection, len(reads))
+                    asked = [read.file for number, read in enumerate(reads) if not (ids and ids[number] in left)]
+                    look = self.deduplicator.look(connection, asked, new_ids=0 if ids else len(reads))
+                    migrate.stop_if_newer(look.revision)
+                    ids = ids or look.ids  # kept when it starts over: a rejection may name one of them
                     wanted = [
                         (_judged(read, verdicts.get(number)), number)
                         for read, number in zip(reads, ids, strict=True)
                         if number not in left
                     ]
-                    decisions = self._decide(connection, wanted)
+                    decisions = self._decide(connection, look, wanted)
                     tallies = {
                         made.file_id: found.tally if (found := verdicts.get(made.file_id)) else tallying.of(made)
                         for made in decisions
@@ -147,8 +148,10 @@ class Loader:
                     raise
                 verdicts |= {number: _Verdict(tallies[number], _rejection(reads[0], fault)) for number in alone}
 
-    def _decide(self, connection: Connection, wanted: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
-        decisions = self.deduplicator.decide(connection, wanted) if wanted else []
+    def _decide(
+        self, connection: Connection, look: Look, wanted: Sequence[tuple[ReadResult, int]]
+    ) -> list[LoadDecision]:
+        decisions = self.deduplicator.decide(connection, look, wanted) if wanted else []
         # Asked after the ledger: a file that another process archived before is gone by now.
         looks = {number: _not_in_place(read.file) for read, number in wanted}
         if left := {number: file for number, file in looks.items() if file is not None}:

@@ -1,5 +1,6 @@
 """A connection to the database: what holds in each of its transactions, whatever server, role or pooler say."""
 
+import select
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -54,6 +55,20 @@ class DatabaseConnection(psycopg.Connection[Any]):
         # Without parameters both go in one round trip.
         statement = f"{_DEFAULT_PATH}; {settings(self.info.server_version, local=True)}"
         self.execute(sql.SQL(statement), prepare=False)
+
+    def is_lost(self) -> bool:
+        """Whether the server has hung up, as far as is known here without asking it.
+
+        It says nothing by itself but notices, and that it ends.
+        """
+        socket = select.poll()
+        try:
+            socket.register(self.fileno(), select.POLLIN)
+            while socket.poll(0):
+                self.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return True
+        return False
 
     def wait(self, gen: Generator[Any, Any, Answer], *arguments: Any, **options: Any) -> Answer:
         """Where a server takes no writes any longer, another one does: the next connection looks for it."""

@@ -29,7 +29,7 @@ from psycopg.pq import Ping
 
 from models.errors import StopDaemon
 from services import trust
-from services.db import access, server_user, sqlstate
+from services.db import access, memory, server_user, sqlstate
 from services.db.access import OWNER, SUPERUSER
 from services.db.server_user import ServerUser
 
@@ -57,7 +57,15 @@ _CONFIG = {
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }
+# A table beyond its buffers costs several times as much per row; of the memory a quarter, as PostgreSQL advises.
+_MOST_BUFFERS, _LEAST_BUFFERS, _BUFFERS_SHARE = 1 << 30, 128 << 20, 4
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
+
+
+def buffers(memory_bytes: int) -> str:
+    """The server's `shared_buffers` on a machine, or in a container, with so much memory."""
+    share = min(max(memory_bytes // _BUFFERS_SHARE, _LEAST_BUFFERS), _MOST_BUFFERS)
+    return f"{share >> 20}MB"
 
 
 def binary(name: str) -> Path:
@@ -281,9 +289,8 @@ def serve(data_dir: Path, *, durable: bool = True) -> Iterator[Server]:
 
     durable: without it a crash of the machine may lose everything: for tests only.
     """
-    server = Server(
-        trust.make_private(data_dir, "DATA_DIR") / "postgres", _CONFIG if durable else _CONFIG | _NOT_DURABLE
-    )
+    config = _CONFIG | ({"shared_buffers": buffers(memory.limit_bytes())} if durable else _NOT_DURABLE)
+    server = Server(trust.make_private(data_dir, "DATA_DIR") / "postgres", config)
     with server._lock_file("users") as users:
         with server._locked():
             _lock(users, fcntl.LOCK_SH)

@@ -169,7 +169,6 @@ def _engine(settings: Settings, connect: Callable[..., DatabaseConnection]) -> I
         "postgresql+psycopg://",
         pool_size=settings.workers + _SPARE_CONNECTIONS,
         pool_timeout=30,
-        pool_pre_ping=True,
         hide_parameters=True,  # values of records belong in no message
     )
 
@@ -180,6 +179,12 @@ def _engine(settings: Settings, connect: Callable[..., DatabaseConnection]) -> I
         connection = connect(context=options["context"])
         connection.autocommit = False
         return connection
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: DatabaseConnection, _record: object, _proxy: object) -> None:
+        # To ask the server each time would cost a round trip.
+        if connection.is_lost():
+            raise sqlalchemy.exc.InvalidatePoolError("the server has hung up")
 
     try:
         yield engine

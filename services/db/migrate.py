@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import psycopg
 from loguru import logger
 from sqlalchemy import Connection, text
 
@@ -20,7 +19,14 @@ from models.ledger import SCHEMA
 from services.db import sqlstate, triggers
 
 OWN_FOLDER = Path(__file__).parent / "migrations" / "versions"
-OWN = ("0001_ledger", "0002_outbound_document", "0003_receipt_ids", "0004_deliveries", "0005_file_identity")
+OWN = (
+    "0001_ledger",
+    "0002_outbound_document",
+    "0003_receipt_ids",
+    "0004_deliveries",
+    "0005_file_identity",
+    "0006_file_counts",
+)
 """Tidegate's own revisions, oldest first. What else lies there is a site's: the first release wrote it there."""
 
 _NUMBER = 4
@@ -119,10 +125,9 @@ def upgrade(connection: Connection, folders: Sequence[Path]) -> None:
         logger.info("upgraded the schema from {} to {}", seen.newest or "nothing", line[-1].id)
 
 
-def stop_if_newer(connection: psycopg.Connection) -> None:
-    """Raises StopDaemon when a newer program has upgraded the database since this one looked."""
-    found = connection.execute(f"select version_num from {_VERSION}").fetchone()  # noqa: S608
-    _position(own(), found[0] if found else None)
+def stop_if_newer(revision: str | None) -> None:
+    """Raises StopDaemon when a newer program has upgraded the database to this revision since this one looked."""
+    _position(own(), revision)
 
 
 def _position(line: Sequence[Revision], newest: str | None) -> int:

@@ -150,12 +150,13 @@ def loading(flow: Flow) -> sql.Composed:
 
 
 def drop(connection: Connection) -> None:
-    """Remove the triggers from all tables: a column that one names can be neither changed nor dropped."""
+    """Remove the triggers from the flows' tables: a column that one names can be neither changed nor dropped."""
     found = connection.execute(
         text("""
             select format('drop trigger %I on %s', t.tgname, cast(t.tgrelid as regclass)) from pg_trigger t
-            join pg_proc p on p.oid = t.tgfoid
+            join pg_proc p on p.oid = t.tgfoid join pg_class c on c.oid = t.tgrelid
             where p.pronamespace = to_regnamespace('tidegate') and not t.tgisinternal
+              and c.relnamespace <> p.pronamespace
         """)
     )
     driver = connection.connection.driver_connection

@@ -1,10 +1,10 @@
 """Inbound files: what the ledger knows of a content, and a line for each file in the transaction that loads it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.errors import UniqueViolation
@@ -65,41 +65,70 @@ class LedgerEntry:
     supersedes: int | None = None
 
 
-_NEXT_IDS = "select nextval('tidegate.inbound_file_id_seq') from generate_series(1, %s)"
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the ledger says of a group of files before they are loaded.
+
+    ids: new ones, ascending in the order of arrival. revision: of the schema.
+    known: lines of their contents, loaded before or committed and not yet archived, and of files without content.
+    placed: of files by their identity, whether who placed them wants them loaded again.
+    """
+
+    ids: list[int]
+    revision: str | None
+    known: list[KnownFile]
+    placed: dict[str, bool]
 
 
-def next_ids(connection: Connection, count: int) -> list[int]:
-    """Ids for `count` files, ascending in the order of arrival."""
-    return sorted(row[0] for row in connection.execute(_NEXT_IDS, [count]).fetchall())
-
-
-_KNOWN = statement("""
-select id, path, sha256, status, filed_at is not null as filed, identity
-from tidegate.inbound_file
-where sha256 = any(%s) and flow is not distinct from %s
-  and (status in {in_table} and superseded_by is null or filed_at is null)
-order by id
+# All in one round trip.
+_LOOK = statement("""
+with placed as (
+    delete from tidegate.placed_file where flow = %(flow)s and identity = any(%(identities)s)
+    returning identity, again
+),
+known as (
+    select id, path, sha256, status, filed_at is not null as filed, identity
+    from tidegate.inbound_file where flow = %(flow)s and sha256 = any(%(contents)s) and {current}
+    union all
+    select id, path, sha256, status, false as filed, identity
+    from tidegate.inbound_file
+    where flow is not distinct from %(flow)s and filed_at is null and {not_current}
+      and (sha256 = any(%(contents)s) or sha256 is null and path = any(%(paths)s))
+)
+select array(select nextval('tidegate.inbound_file_id_seq') from generate_series(1, %(new_ids)s)),
+    (select version_num from tidegate.alembic_version),
+    (select json_agg(known order by id) from known),
+    (select json_object_agg(identity, again) from placed)
 """)
 
-_KNOWN_WITHOUT_CONTENT = statement("""
-select id, path, sha256, status, false as filed, identity
-from tidegate.inbound_file
-where filed_at is null and sha256 is null and path = any(%s) and flow is not distinct from %s
-order by id
-""")
 
-
-def known(connection: Connection, flow: str | None, contents: Iterable[bytes], paths: Iterable[str]) -> list[KnownFile]:
-    """What the ledger knows of some files: content loaded before, or committed and not yet archived.
+def look(
+    connection: Connection,
+    flow: str | None,
+    *,
+    new_ids: int,
+    contents: Collection[bytes],
+    paths: Collection[str],
+    identities: Collection[str],
+) -> Look:
+    """Ask the ledger of the files of a group; what was placed to be loaded again goes with this transaction.
 
     contents: SHA-256 digests. paths: of files that have none, such as pipes.
     """
-    found: list[KnownFile] = []
-    with connection.cursor(row_factory=file_row(KnownFile)) as cursor:
-        for query, keys in ((_KNOWN, list(contents)), (_KNOWN_WITHOUT_CONTENT, list(paths))):
-            if keys:
-                found += cursor.execute(query, [keys, flow]).fetchall()
-    return found
+    values = {
+        "flow": flow,
+        "new_ids": new_ids,
+        "contents": list(contents),
+        "paths": list(paths),
+        "identities": list(identities),
+    }
+    ids, revision, known, placed = connection.execute(_LOOK, values).fetchone() or ([], None, None, None)
+    return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {})
+
+
+def _known(*, sha256: str | None, status: str, **others: Any) -> KnownFile:
+    content = None if sha256 is None else bytes.fromhex(sha256.removeprefix("\\x"))
+    return KnownFile(sha256=content, status=FileStatus(status), **others)
 
 
 _NEWEST = statement("""
@@ -111,17 +140,6 @@ def newest(connection: Connection, flow: str) -> int | None:
     """The line of the file that was loaded last."""
     found = connection.execute(_NEWEST, [flow]).fetchone()
     return int(found[0]) if found else None
-
-
-_TAKE_PLACED = """
-delete from tidegate.placed_file where flow = %s and identity = any(%s) returning identity, again
-"""
-
-
-def take_placed(connection: Connection, flow: str, identities: Iterable[str]) -> dict[str, bool]:
-    """Of files by their identity, whether who placed them wants them loaded again; that goes with this transaction."""
-    rows = connection.execute(_TAKE_PLACED, [flow, list(identities)]).fetchall()
-    return {str(identity): bool(again) for identity, again in rows}
 
 
 _COLUMNS = {

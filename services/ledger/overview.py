@@ -57,24 +57,24 @@ class FlowOverview:
     dead_letter_error: str | None = None
 
 
-# One pass over the ledger; then the two lines of each flow by their ids.
-_FILES = statement("""
-select c.flow, c.loaded, c.partial, c.rejected, c.duplicate,
-    last.name as last_file, last.status as last_status, last.loaded_at as last_at,
+_FILES = """
+select c.*, last.name as last_file, last.status as last_status, last.loaded_at as last_at,
     bad.error as last_error, bad.id as last_error_id, bad.loaded_at as last_error_at
 from (
-    select flow,
-        count(*) filter (where status = {loaded}) as loaded,
-        count(*) filter (where status = {partial}) as partial,
-        count(*) filter (where status = {rejected}) as rejected,
-        count(*) filter (where status = {duplicate}) as duplicate,
-        max(id) as last_id,
-        max(id) filter (where error is not null) as bad_id
-    from tidegate.inbound_file group by flow
+    select coalesce(sum(files) filter (where status = {loaded}), 0)::bigint as loaded,
+        coalesce(sum(files) filter (where status = {partial}), 0)::bigint as partial,
+        coalesce(sum(files) filter (where status = {rejected}), 0)::bigint as rejected,
+        coalesce(sum(files) filter (where status = {duplicate}), 0)::bigint as duplicate
+    from tidegate.file_count where flow = coalesce({flow}, '')
 ) c
-join tidegate.inbound_file last on last.id = c.last_id
-left join tidegate.inbound_file bad on bad.id = c.bad_id
-""")
+left join lateral (
+    select name, status, loaded_at from tidegate.inbound_file where {of_flow} order by id desc limit 1
+) last on true
+left join lateral (
+    select id, error, loaded_at from tidegate.inbound_file
+    where {of_flow} and error is not null order by id desc limit 1
+) bad on true
+"""
 
 
 def overview(connection: Connection, flows: Flows, folders: Counter[str]) -> list[FlowOverview]:
@@ -83,28 +83,28 @@ def overview(connection: Connection, flows: Flows, folders: Counter[str]) -> lis
     folders: how many files wait in the input folder, by the folder that they lie in; those in the input root
         itself count as of no flow until they are routed.
     """
-    with connection.cursor(row_factory=dict_row) as cursor:
-        files = {row.pop("flow"): row for row in cursor.execute(_FILES).fetchall()}
-    for row in files.values():
-        row["last_status"] = FileStatus(row["last_status"])
     lines = [
-        FlowOverview(
-            flow=name,
-            waiting=folders[name],
-            **files.get(name, {}),
-            **_of_table(connection, flow),
-        )
+        FlowOverview(flow=name, waiting=folders[name], **_files(connection, name), **_of_table(connection, flow))
         for name, flow in flows.items()
     ]
     strangers = sum(count for folder, count in folders.items() if folder not in flows)
-    return [*lines, FlowOverview(flow=NO_FLOW, waiting=strangers, **files.get(None, {}))]
+    return [*lines, FlowOverview(flow=NO_FLOW, waiting=strangers, **_files(connection, None))]
+
+
+def _files(connection: Connection, flow: str | None) -> dict[str, Any]:
+    """What became of the flow's files, or of those of none."""
+    of_flow = sql.SQL("flow is null") if flow is None else sql.SQL("flow = {}").format(sql.Literal(flow))
+    query = statement(_FILES, flow=sql.Literal(flow), of_flow=of_flow)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(query).fetchone() or {}
+    return found | {"last_status": FileStatus(found["last_status"]) if found["last_status"] else None}
 
 
 def _of_table(connection: Connection, flow: Flow) -> dict[str, Any]:
     """What the flow's table says; one that is not as it should be says nothing against the others."""
     try:
         with sqlstate.of_a_flow(), connection.transaction():
-            return {"rows": _rows(connection, flow.sql_table.name), **_outbound(connection, flow)}
+            return {**_rows(connection, flow), **_outbound(connection, flow)}
     except RestFlow as error:
         return {"table_error": str(error)}
 
@@ -112,8 +112,6 @@ def _of_table(connection: Connection, flow: Flow) -> dict[str, Any]:
 _OUTBOUND = """
 select
     (select count(*) from {table} where not is_synced and outbound_error is null) as unsynced,
-    (select count(*) from {table} where outbound_error is not null) as quarantined,
-    (select max(outbound_error) from {table} where outbound_error is not null) as quarantined_error,
     last.name as outbound_file, last.written_at as outbound_at,
     (select count(*) from tidegate.outbound_file
      where flow = {flow} and status = {writing} and last_error is not null) as writing_held,
@@ -148,7 +146,14 @@ def _outbound(connection: Connection, flow: Flow) -> dict[str, Any]:
         return cursor.execute(query).fetchone() or {}
 
 
-def _rows(connection: Connection, table: str) -> int:
-    count = connection.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(table))).fetchone()
-    assert count is not None
-    return int(count[0])
+# All of a table in one pass.
+_ROWS = "select count(*) as rows from {table}"
+_ROWS_THAT_SEND = """
+select count(*) as rows, count(outbound_error) as quarantined, max(outbound_error) as quarantined_error from {table}
+"""
+
+
+def _rows(connection: Connection, flow: Flow) -> dict[str, Any]:
+    query = sql.SQL(_ROWS_THAT_SEND if flow.outbound else _ROWS).format(table=sql.Identifier(flow.sql_table.name))
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query).fetchone() or {}

@@ -89,9 +89,10 @@ def rejected(connection: Connection, flow: str | None) -> list[LedgerLine]:
         return cursor.execute(_REJECTED, {"flow": flow}).fetchall()
 
 
-_STATUS_OF = """
-select status from tidegate.inbound_file where sha256 = %s and flow = %s and name = %s order by id desc limit 1
-"""
+_STATUS_OF = statement("""
+select status from tidegate.inbound_file
+where sha256 = %s and flow = %s and name = %s and ({current} or {not_current}) order by id desc limit 1
+""")
 
 
 def status_of(connection: Connection, flow: str, name: str, sha256: bytes) -> FileStatus | None:
@@ -102,7 +103,7 @@ def status_of(connection: Connection, flow: str, name: str, sha256: bytes) -> Fi
 
 _HAD_REJECTIONS = statement("""
 select exists (select from tidegate.inbound_file
-               where sha256 = %s and flow = %s and status in ({rejected}, {partial}))
+               where sha256 = %s and flow = %s and status in ({rejected}, {partial}) and ({current} or {not_current}))
 """)
 
 

@@ -86,7 +86,7 @@ select r.id, r.flow, r.name, r.bytes, r.received_at, coalesce(f.status, {waiting
 from tidegate.receipt r
 left join lateral (
     select * from tidegate.inbound_file f
-    where f.sha256 = r.sha256 and f.flow = r.flow and f.name = r.name
+    where f.sha256 = r.sha256 and f.flow = r.flow and f.name = r.name and ({current} or {not_current})
     order by f.status = {duplicate}, f.id desc limit 1
 ) f on true
 where r.id = %s

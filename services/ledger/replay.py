@@ -33,6 +33,7 @@ select %(flow)s, %(identity)s, false
 where exists (
     select from tidegate.inbound_file
     where flow = %(flow)s and sha256 = %(sha256)s and name = %(name)s and status <> {duplicate}
+        and ({current} or {not_current})
 )
 on conflict do nothing
 """)

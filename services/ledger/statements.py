@@ -19,10 +19,14 @@ def _listed(states: Iterable[StrEnum]) -> sql.Composable:
 STATES: dict[str, sql.Composable] = {
     **{state.name.lower(): sql.Literal(state.value) for state in (*FileStatus, *OutboundStatus)},
     "in_table": _listed(IN_TABLE),
+    "current": sql.SQL("(status in {} and superseded_by is null)").format(_listed(IN_TABLE)),
+    "not_current": sql.SQL("(status in {} or superseded_by is not null)").format(_listed({*FileStatus} - {*IN_TABLE})),
     "rests": sql.SQL("next_attempt_at > now() and next_attempt_at <= now() + %(longest)s * interval '1 second'"),
 }
 """`{written}` is a state; `{in_table}` are the states of a file of which records are in the flow's table.
 
+`{current}`: the line by which a content counts as loaded, of which a flow has one at most. It and `{not_current}` are
+what two indexes are of: who looks for any line of a content names both, joined by `or`.
 `{rests}`: whether an outbound file is to be tried again later. One that would be so after more than the longest pause,
 in seconds, is not: the clock was set back since.
 """

@@ -326,6 +326,6 @@ def test_the_process_says_why_and_leaves_with_2(site: Site) -> None:
     drop(site, "b")
     assert process.wait(10) == 2
     log = (site.input.parent / "daemon-0.log").read_text()
-    assert 'relation "tidegate.inbound_file_id_seq" does not exist' in log
+    assert 'relation "tidegate.inbound_file" does not exist' in log
     assert "Traceback" not in log
     assert [path.name for path in site.waiting()] == ["b.json"]

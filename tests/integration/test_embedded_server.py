@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 import flows
 from models.errors import StopDaemon
-from services.db import embedded, engine as databases, schema
+from services.db import embedded, engine as databases, memory, schema
 from services.db.embedded import Server
 from services.db.server_user import ServerUser
 from settings import Settings
@@ -151,8 +151,17 @@ def test_server_is_durable_private_and_in_utc(data_dir: Path) -> None:
             "listen_addresses": "",
             "timezone": "UTC",
         }
+        buffers = ask(running.uri, "select pg_size_bytes(current_setting('shared_buffers'))")
+        assert buffers == int(embedded.buffers(memory.limit_bytes()).removesuffix("MB")) << 20
         assert ask(running.uri, "select upper('\u00e4') = '\u00c4'") is True  # it knows more than ASCII
     assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("bytes_there", "buffers"), [(64 << 30, "1024MB"), (2 << 30, "512MB"), (256 << 20, "128MB"), (3000 << 20, "750MB")]
+)
+def test_its_buffers_are_a_quarter_of_the_memory_within_bounds(bytes_there: int, buffers: str) -> None:
+    assert embedded.buffers(bytes_there) == buffers
 
 
 def test_uri_serves_psql_too(created: Path) -> None:

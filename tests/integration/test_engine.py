@@ -10,8 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from models.errors import RetryLater, StopDaemon
+from services.db.connection import DatabaseConnection
 from services.db.engine import open_database, ping
 from settings import Settings
+from tests.support.waiting import eventually
 
 
 def on(uri: str) -> Settings:
@@ -32,6 +34,29 @@ def test_session_is_in_utc_and_says_who_it_is(database_url: str, monkeypatch: py
     with open_database(on(database_url)) as database, database.engine.connect() as connection:
         assert connection.scalar(text("show timezone")) == "UTC"
         assert str(connection.scalar(text("show application_name"))).endswith(f":{os.getpid()}")
+
+
+def test_a_connection_that_its_server_has_ended_is_not_handed_out_again(database_url: str) -> None:
+    with open_database(on(database_url)) as database, database.connect() as other:
+        with database.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, DatabaseConnection)
+            assert not driver.is_lost()
+        other.execute("select pg_terminate_backend(%s)", [driver.info.backend_pid])
+        eventually(driver.is_lost, what="the end of the connection")
+        assert ping(database.engine)
+
+
+def test_a_notice_of_the_server_is_not_the_end_of_a_connection(database_url: str) -> None:
+    with open_database(on(database_url)) as database, database.connect() as listening, database.connect() as other:
+        assert isinstance(listening, DatabaseConnection)
+        heard: list[str] = []
+        listening.add_notify_handler(lambda notify: heard.append(notify.channel))
+        listening.execute("listen something")
+        other.execute("notify something")
+        eventually(lambda: [*listening.execute("select 1")] and heard, what="the notice")
+        assert not listening.is_lost()
+        assert heard == ["something"]
 
 
 def test_options_of_the_uri_are_kept(database_url: str) -> None:

@@ -39,6 +39,7 @@ def test_first_start_makes_the_ledger_and_the_tables_of_the_flows(empty: Engine)
         "tidegate.alembic_version",
         "tidegate.cursor",
         "tidegate.destination",
+        "tidegate.file_count",
         "tidegate.inbound_file",
         "tidegate.interchange",
         "tidegate.outbound_file",

@@ -129,7 +129,7 @@ def _of_long_file(_: object, __: object, reads: list[Any]) -> bool:
 
 POINTS: dict[str, tuple[Patch, ...]] = {
     "before the transaction": (before(Loader, "load"),),
-    "ids are taken": (after(ledger, "next_ids"),),
+    "ids are taken": (after(ledger, "look"),),
     "rows are upserted": (after(Upsert, "upsert"),),
     "in the middle of a long file": (many_batches, before(Upsert, "upsert", 3, _many_rows)),
     "in the middle of an insert": (many_batches, after(insert, "copy_rows", 4)),

@@ -28,13 +28,16 @@ class Table:
             floors.copy(cursor, sql.Identifier(VEHICLES_TABLE), _FILLED, filling)
 
     def next(self, records: int) -> Parsed:
-        """What comes now, a day newer than the last; what came before is as old as the rest, or gone."""
+        """What comes now, a day newer than the last; of the known ones others each time, as long as there are others.
+
+        What was updated once lies together, and would be updated again for less than the rest.
+        """
         self._bench.execute(f"delete from {VEHICLES_TABLE} where inserted_at <> '{data.START}'")
         self._bench.execute("truncate tidegate.inbound_file, tidegate.rejected_record")
         self._bench.settle(VEHICLES_TABLE)
         days, known = next(self._days), min(records // 2, self._rows)
         step = self._rows // known
-        newer = [row for n in range(known) for row in data.vehicles(1, first=n * step, days=days)]
+        newer = [row for n in range(known) for row in data.vehicles(1, first=n * step + days % step, days=days)]
         new = data.vehicles(records - known, first=self._rows, days=days)
         return data.parsed_vehicles([*newer, *new])
 

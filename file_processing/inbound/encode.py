@@ -85,7 +85,8 @@ class EncodedRows:
     """Rows of one file, all or some of those that a batch came to, each with where it comes from.
 
     ends: where each ends in `data`. positions: of the record that each comes from.
-    keys, children: where the flow has tables of children, the keys of the rows, and their children in each table.
+    keys: of the rows; none of a long file's whose flow has no children.
+    children: those of the rows in each of the flow's tables of children.
     """
 
     file_id: int
@@ -164,9 +165,9 @@ class Encoder:
         data, ends = self._table.encode(
             [(*row, file_id, position) for row, position in zip(checked.rows, checked.positions, strict=True)]
         )
-        if not self._children:
-            return EncodedRows(file_id, data, ends, array("i", checked.positions))
         keys = [self._key_of(row) for row in checked.rows]
+        if not self._children:
+            return EncodedRows(file_id, data, ends, array("i", checked.positions), keys)
         children = tuple(
             EncodedChildren(*encoder.encode(_of_table(number, keys, checked.children)), counts)
             for (number, encoder), counts in zip(

@@ -3,12 +3,13 @@
 It goes well where all of them are new and the database takes each. Else nothing is inserted, and the upsert judges.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import psycopg
 from psycopg import Connection, Cursor, sql
 from sqlalchemy import Table
 
+from file_processing.inbound import key_order
 from file_processing.inbound.encode import SOURCE, EncodedRows
 from file_processing.inbound.stage import copy_rows
 from models.errors import RetryLater
@@ -69,11 +70,13 @@ class Insert:
 
     def _insert(self, cursor: Cursor, blocks: Sequence[EncodedRows]) -> bool:
         """Whether all are in the table then: a trigger of its own may leave some out."""
-        inserted = 0
-        for data in _first_some(blocks):
-            copy_rows(cursor, self._copy, data)
-            inserted += cursor.rowcount
-        return inserted == sum(map(len, blocks))
+        inserted, rows = 0, key_order.of_blocks(blocks)
+        first = PROBE_ROWS if len(rows) > 2 * PROBE_ROWS else 0
+        for some in (rows[:first], rows[first:]):
+            if some:
+                copy_rows(cursor, self._copy, some)
+                inserted += cursor.rowcount
+        return inserted == len(rows)
 
     def _insert_children(self, cursor: Cursor, blocks: Sequence[EncodedRows]) -> bool:
         for number, statement in enumerate(self._copy_children):
@@ -87,17 +90,6 @@ class Insert:
 
 def _copy(table: Table, columns: Sequence[str]) -> sql.Composed:
     return sql.SQL(_COPY).format(table=sql.Identifier(table.name), columns=names(columns))
-
-
-def _first_some(blocks: Sequence[EncodedRows]) -> Iterator[list[bytes]]:
-    """The rows, of many the first some alone."""
-    data = [block.data for block in blocks]
-    first = blocks[0]
-    if sum(map(len, blocks)) > 2 * PROBE_ROWS:
-        end = first.ends[min(len(first), PROBE_ROWS) - 1] if first.ends else 0
-        yield [data[0][:end]]
-        data[0] = data[0][end:]
-    yield data
 
 
 def _refers(child: Table, parent: Table) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from file_processing.inbound import batches
+from file_processing.inbound import batches, key_order
 from file_processing.inbound.encode import ColumnTypes, EncodedBatch, Encoder
 from file_processing.inbound.formats.base import Batch, Exchange, GoOn, RecordForm, RecordText
 from file_processing.inbound.formats.positions import Steps
@@ -197,10 +197,10 @@ def _read(validator: Validator, connection: "Connection", descriptors: Sequence[
             raise fault
         encoder = Encoder(validator.flow, types)
         for each in chain([first] if first is not None else (), checked):
-            encoded = encoder.encode(each, file_id)
-            batch = each.batch
+            encoded = encoder.encode(key_order.of_batch(each, validator.flow), file_id)
+            batch, rows = each.batch, encoded.rows if validator.flow.children else replace(encoded.rows, keys=())
             there = _BatchThere(batch.first, batch.size, batch.form, batch.exchange)
-            connection.send(replace(encoded, batch=there))
+            connection.send(replace(encoded, batch=there, rows=rows))
         connection.send(_End())
     except Exception as error:  # noqa: BLE001  # handed over
         connection.send(_end(error))

@@ -205,6 +205,24 @@ def test_rows_and_counts_are_those_of_the_rule(connection: Connection, flow: Flo
     check()
 
 
+# In the order of the key
+
+
+def test_rows_reach_the_table_in_the_order_of_their_key(connection: Connection) -> None:
+    upsert = RowUpsert(NEWEST)
+    query = "select key from upsert_things order by ctid"
+    for at, keys in [(1, "dbeac"), (2, "baced")]:  # inserted, and then updated
+        rows = [Row((key, at, "x"), 10 * at + number % 2, number) for number, key in enumerate(keys)]
+        upsert.upsert(connection, sorted(rows, key=lambda row: row.file_id))
+        assert "".join(key for (key,) in connection.execute(query)) == "abcde"
+
+
+def test_keys_that_cannot_be_compared_are_the_databases_to_judge(connection: Connection) -> None:
+    given_rows = [Row((key, 1, "x"), 1, position) for position, key in enumerate(["b", None, "a"])]
+    counts, rejected = RowUpsert(LAST).upsert(connection, given_rows)
+    assert (counts.inserted, [bad.position for bad in rejected]) == ({1: 2}, [1])
+
+
 def test_a_table_of_keys_alone_only_grows(connection: Connection) -> None:
     @settings(max_examples=30)
     @given(st.lists(st.lists(st.lists(st.tuples(KEY, KEY), min_size=1), min_size=1, max_size=2), max_size=3))

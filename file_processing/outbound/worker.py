@@ -15,13 +15,13 @@ from psycopg import Connection
 
 from file_processing.outbound.numbers import Numbers
 from file_processing.outbound.outbox import Outbox, SealedBatch
-from file_processing.outbound.write import OutputFolder, Unwritable
+from file_processing.outbound.write import Outcome, OutputFolder, Unwritable
 from flows import Flows
 from models.errors import RetryLater, TidegateError
 from models.flow import Flow
 from services.db import sqlstate
 from services.db.engine import Connect
-from services.files.directory import Folder
+from services.files.directory import Entry, Folder
 from services.files.folders import on_this_machine
 from services.ledger import held
 from services.ledger.locks import AnotherWriter, try_writer
@@ -53,7 +53,7 @@ class _WrittenBatch:
     fault: why the folder takes no file at all; then the last of these is the one that told.
     """
 
-    files: tuple[tuple[SealedFile, Path], ...]
+    files: tuple[tuple[SealedFile, Entry], ...]
     due_seconds: float
     held: tuple[tuple[SealedFile, RetryLater], ...] = ()
     fault: RetryLater | None = None
@@ -71,7 +71,7 @@ class FlowWriter:
         output_dir: Path,
         node: str,
         stopping: threading.Event,
-        tell: Callable[[WrittenFile], None] = lambda _written: None,
+        tell: Callable[[WrittenFile], None] | None = None,
     ) -> None:
         self.flow = flow
         self._outbox = Outbox(flow, node)
@@ -123,30 +123,28 @@ class FlowWriter:
         """Put the files of a batch into their folder, but for those that cannot be written."""
         if not batch.files:
             return _WrittenBatch((), batch.due_seconds)
-        files: list[tuple[SealedFile, Path]] = []
-        not_written: list[tuple[SealedFile, RetryLater]] = []
-        fault = None
         with OutputFolder(self._folder) as folder:
             try:
                 self._numbers.note(max(file.id for file in batch.files))
-                strangers = self._strangers(marking, folder, batch)
-                for file in batch.files:
-                    try:
-                        if file.name in strangers:
-                            raise Unwritable(
-                                f"{file.name} in {self._folder.path} is none of ours, and nothing is written over it",
-                                hint="move it away; it may be newer than this database, where that was restored",
-                            )
-                        files.append((file, folder.write(file.name, file.content, fsync=self._fsync).path))
-                    except RetryLater as error:
-                        not_written.append((file, error))
-                        if not isinstance(error, Unwritable):
-                            raise
             except RetryLater as error:
-                fault = error
+                return _WrittenBatch((), batch.due_seconds, fault=error)
+            strangers = self._strangers(marking, folder, batch)
+            outcomes: list[tuple[SealedFile, Outcome]] = [
+                (file, self._none_of_ours(file)) for file in batch.files if file.name in strangers
+            ]
+            outcomes += folder.write((file for file in batch.files if file.name not in strangers), fsync=self._fsync)
+            files = tuple((file, outcome) for file, outcome in outcomes if isinstance(outcome, Entry))
+            not_written = tuple((file, outcome) for file, outcome in outcomes if isinstance(outcome, RetryLater))
             if self._fsync:
                 folder.sync([file.name for file, _ in files])
-        return _WrittenBatch(tuple(files), batch.due_seconds, tuple(not_written), fault)
+        fault = next((why for _, why in not_written if not isinstance(why, Unwritable)), None)
+        return _WrittenBatch(files, batch.due_seconds, not_written, fault)
+
+    def _none_of_ours(self, file: SealedFile) -> Unwritable:
+        return Unwritable(
+            f"{file.name} in {self._folder.path} is none of ours, and nothing is written over it",
+            hint="move it away; it may be newer than this database, where that was restored",
+        )
 
     def _strangers(self, marking: Connection, folder: OutputFolder, batch: SealedBatch) -> set[str]:
         """The names under which something lies that is neither an earlier file of ours nor the same."""
@@ -160,11 +158,12 @@ class FlowWriter:
         """Tell the ledger what is there for good, and what is not. Raises RetryLater when the folder takes nothing."""
         if batch.files:
             self._outbox.rows.mark_written(marking, [file.id for file, _ in batch.files], self._place)
-        for file, path in batch.files:
+        for file, entry in batch.files:
             logger.bind(flow=self.flow.name, file=file.name, outbound_id=file.id).info(
                 "{} out #{} {}: records={}", self.flow.name, file.id, file.name, file.records
             )
-            self._tell(WrittenFile(self.flow.name, file.id, path, file.records))
+            if self._tell is not None:
+                self._tell(WrittenFile(self.flow.name, file.id, entry.path, file.records))
         if batch.held:
             held.hold(marking, [(error.reason, _pause_seconds(file, error), file.id) for file, error in batch.held])
         for file, error in batch.held:

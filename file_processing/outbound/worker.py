@@ -5,7 +5,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,19 +93,22 @@ class FlowWriter:
             lock, so whoever seals rows is the only one, also when a connection is lost.
         """
         with try_writer(sealing, self.flow.name):
-            self._outbox.rows.give_up_held(marking)
-            while (
-                files := held.due(marking, self.flow.name, OUTBOUND.longest_seconds)
-            ) and not self._stopping.is_set():
-                with OutputFolder(self._folder) as folder:
-                    folder.remove_abandoned([file.name for file in files])
-                self._mark(marking, self._write(marking, SealedBatch(files)))
-            return self._write_changed(marking, sealing, lingers=lingers)
+            beside_held = held.are_open(marking, self.flow.name) and self._write_sealed(marking)
+            batches = self._outbox.seal(sealing, lingers=lingers, beside_held=beside_held)
+            return self._write_batches(marking, batches)
 
-    def _write_changed(self, marking: Connection, sealing: Connection, *, lingers: bool) -> float:
-        """Rows are sealed, files written and rows marked at the same time, each a batch ahead of the next."""
+    def _write_sealed(self, marking: Connection) -> bool:
+        """Write what was sealed before; whether some of it is still held."""
+        self._outbox.rows.give_up_held(marking)
+        while (files := held.due(marking, self.flow.name, OUTBOUND.longest_seconds)) and not self._stopping.is_set():
+            with OutputFolder(self._folder) as folder:
+                folder.remove_abandoned([file.name for file in files])
+            self._mark(marking, self._write(marking, SealedBatch(files)))
         some_held, _ = held.count(marking, self.flow.name)
-        batches = self._outbox.seal(sealing, lingers=lingers, beside_held=some_held > 0)
+        return some_held > 0
+
+    def _write_batches(self, marking: Connection, batches: Iterable[SealedBatch]) -> float:
+        """Rows are sealed, files written and rows marked at the same time, each a batch ahead of the next."""
         sealed = prefetch.ahead(batches)
         with (
             closing(sealed),

@@ -5,9 +5,10 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from loguru import logger
@@ -107,16 +108,19 @@ class FlowWriter:
         some_held, _ = held.count(marking, self.flow.name)
         return some_held > 0
 
-    def _write_batches(self, marking: Connection, batches: Iterable[SealedBatch]) -> float:
+    def _write_batches(self, marking: Connection, batches: Iterator[SealedBatch]) -> float:
         """Rows are sealed, files written and rows marked at the same time, each a batch ahead of the next."""
-        sealed = prefetch.ahead(batches)
+        first = next(batches)
+        if first.due_seconds:
+            return first.due_seconds  # each look ends so: no thread is started for it
+        sealed = prefetch.ahead(chain([first], batches))
         with (
             closing(sealed),
             closing(prefetch.ahead(self._write(marking, batch) for batch in sealed)) as written,
         ):
-            for number, batch in enumerate(written):
+            for batch in written:
                 if batch.due_seconds:
-                    return 0.0 if number else batch.due_seconds
+                    break
                 self._mark(marking, batch)
                 if self._stopping.is_set() or batch.held:
                     break  # what is sealed from now on has to know of those that are held

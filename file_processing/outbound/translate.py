@@ -95,6 +95,8 @@ class _Documents:
         document = outbound.document or record_document(flow)
         self._model = TypeAdapter[Any](document)
         self._list = TypeAdapter[list[Any]](list[document])  # type: ignore[valid-type]  # made at run time
+        to_json = partial(self._model.serializer.to_json, by_alias=True)  # what dump_json calls, for less
+        self._write: Callable[[Any], Content] = partial(_rendered, outbound.render) if outbound.render else to_json
 
     @property
     def document(self) -> str:
@@ -122,17 +124,13 @@ class _Documents:
                 except ValidationError as error:
                     wrong[index] = _reasons(error)
                     del fields[index]
-        write = self._to_json if self._outbound.render is None else partial(_rendered, self._outbound.render)
         made: dict[int, Content] = {}
         for index, document in zip(fields, valid, strict=True):
             try:
-                made[index] = write(document)
+                made[index] = self._write(document)
             except Exception as error:  # noqa: BLE001  # a serializer of the flow may fail in any way as well
                 wrong[index] = f"flow {self._flow.name} cannot write it: {type(error).__name__}: {error}"
         return made, wrong
-
-    def _to_json(self, document: object) -> bytes:
-        return self._model.serializer.to_json(document, by_alias=True)  # what dump_json calls, for less
 
     def parts(self, indexes: Iterable[int]) -> Iterator[list[int]]:
         """The rows of each file."""

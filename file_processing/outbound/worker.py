@@ -5,9 +5,10 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from loguru import logger
@@ -15,13 +16,13 @@ from psycopg import Connection
 
 from file_processing.outbound.numbers import Numbers
 from file_processing.outbound.outbox import Outbox, SealedBatch
-from file_processing.outbound.write import OutputFolder, Unwritable
+from file_processing.outbound.write import Outcome, OutputFolder, Unwritable
 from flows import Flows
 from models.errors import RetryLater, TidegateError
 from models.flow import Flow
 from services.db import sqlstate
 from services.db.engine import Connect
-from services.files.directory import Folder
+from services.files.directory import Entry, Folder
 from services.files.folders import on_this_machine
 from services.ledger import held
 from services.ledger.locks import AnotherWriter, try_writer
@@ -53,7 +54,7 @@ class _WrittenBatch:
     fault: why the folder takes no file at all; then the last of these is the one that told.
     """
 
-    files: tuple[tuple[SealedFile, Path], ...]
+    files: tuple[tuple[SealedFile, Entry], ...]
     due_seconds: float
     held: tuple[tuple[SealedFile, RetryLater], ...] = ()
     fault: RetryLater | None = None
@@ -71,7 +72,7 @@ class FlowWriter:
         output_dir: Path,
         node: str,
         stopping: threading.Event,
-        tell: Callable[[WrittenFile], None] = lambda _written: None,
+        tell: Callable[[WrittenFile], None] | None = None,
     ) -> None:
         self.flow = flow
         self._outbox = Outbox(flow, node)
@@ -93,27 +94,33 @@ class FlowWriter:
             lock, so whoever seals rows is the only one, also when a connection is lost.
         """
         with try_writer(sealing, self.flow.name):
-            self._outbox.rows.give_up_held(marking)
-            while (
-                files := held.due(marking, self.flow.name, OUTBOUND.longest_seconds)
-            ) and not self._stopping.is_set():
-                with OutputFolder(self._folder) as folder:
-                    folder.remove_abandoned([file.name for file in files])
-                self._mark(marking, self._write(marking, SealedBatch(files)))
-            return self._write_changed(marking, sealing, lingers=lingers)
+            beside_held = held.are_open(marking, self.flow.name) and self._write_sealed(marking)
+            batches = self._outbox.seal(sealing, lingers=lingers, beside_held=beside_held)
+            return self._write_batches(marking, batches)
 
-    def _write_changed(self, marking: Connection, sealing: Connection, *, lingers: bool) -> float:
-        """Rows are sealed, files written and rows marked at the same time, each a batch ahead of the next."""
+    def _write_sealed(self, marking: Connection) -> bool:
+        """Write what was sealed before; whether some of it is still held."""
+        self._outbox.rows.give_up_held(marking)
+        while (files := held.due(marking, self.flow.name, OUTBOUND.longest_seconds)) and not self._stopping.is_set():
+            with OutputFolder(self._folder) as folder:
+                folder.remove_abandoned([file.name for file in files])
+            self._mark(marking, self._write(marking, SealedBatch(files)))
         some_held, _ = held.count(marking, self.flow.name)
-        batches = self._outbox.seal(sealing, lingers=lingers, beside_held=some_held > 0)
-        sealed = prefetch.ahead(batches)
+        return some_held > 0
+
+    def _write_batches(self, marking: Connection, batches: Iterator[SealedBatch]) -> float:
+        """Rows are sealed, files written and rows marked at the same time, each a batch ahead of the next."""
+        first = next(batches)
+        if first.due_seconds:
+            return first.due_seconds  # each look ends so: no thread is started for it
+        sealed = prefetch.ahead(chain([first], batches))
         with (
             closing(sealed),
             closing(prefetch.ahead(self._write(marking, batch) for batch in sealed)) as written,
         ):
-            for number, batch in enumerate(written):
+            for batch in written:
                 if batch.due_seconds:
-                    return 0.0 if number else batch.due_seconds
+                    break
                 self._mark(marking, batch)
                 if self._stopping.is_set() or batch.held:
                     break  # what is sealed from now on has to know of those that are held
@@ -123,30 +130,28 @@ class FlowWriter:
         """Put the files of a batch into their folder, but for those that cannot be written."""
         if not batch.files:
             return _WrittenBatch((), batch.due_seconds)
-        files: list[tuple[SealedFile, Path]] = []
-        not_written: list[tuple[SealedFile, RetryLater]] = []
-        fault = None
         with OutputFolder(self._folder) as folder:
             try:
                 self._numbers.note(max(file.id for file in batch.files))
-                strangers = self._strangers(marking, folder, batch)
-                for file in batch.files:
-                    try:
-                        if file.name in strangers:
-                            raise Unwritable(
-                                f"{file.name} in {self._folder.path} is none of ours, and nothing is written over it",
-                                hint="move it away; it may be newer than this database, where that was restored",
-                            )
-                        files.append((file, folder.write(file.name, file.content, fsync=self._fsync).path))
-                    except RetryLater as error:
-                        not_written.append((file, error))
-                        if not isinstance(error, Unwritable):
-                            raise
             except RetryLater as error:
-                fault = error
+                return _WrittenBatch((), batch.due_seconds, fault=error)
+            strangers = self._strangers(marking, folder, batch)
+            outcomes: list[tuple[SealedFile, Outcome]] = [
+                (file, self._none_of_ours(file)) for file in batch.files if file.name in strangers
+            ]
+            outcomes += folder.write((file for file in batch.files if file.name not in strangers), fsync=self._fsync)
+            files = tuple((file, outcome) for file, outcome in outcomes if isinstance(outcome, Entry))
+            not_written = tuple((file, outcome) for file, outcome in outcomes if isinstance(outcome, RetryLater))
             if self._fsync:
                 folder.sync([file.name for file, _ in files])
-        return _WrittenBatch(tuple(files), batch.due_seconds, tuple(not_written), fault)
+        fault = next((why for _, why in not_written if not isinstance(why, Unwritable)), None)
+        return _WrittenBatch(files, batch.due_seconds, not_written, fault)
+
+    def _none_of_ours(self, file: SealedFile) -> Unwritable:
+        return Unwritable(
+            f"{file.name} in {self._folder.path} is none of ours, and nothing is written over it",
+            hint="move it away; it may be newer than this database, where that was restored",
+        )
 
     def _strangers(self, marking: Connection, folder: OutputFolder, batch: SealedBatch) -> set[str]:
         """The names under which something lies that is neither an earlier file of ours nor the same."""
@@ -160,11 +165,12 @@ class FlowWriter:
         """Tell the ledger what is there for good, and what is not. Raises RetryLater when the folder takes nothing."""
         if batch.files:
             self._outbox.rows.mark_written(marking, [file.id for file, _ in batch.files], self._place)
-        for file, path in batch.files:
+        for file, entry in batch.files:
             logger.bind(flow=self.flow.name, file=file.name, outbound_id=file.id).info(
                 "{} out #{} {}: records={}", self.flow.name, file.id, file.name, file.records
             )
-            self._tell(WrittenFile(self.flow.name, file.id, path, file.records))
+            if self._tell is not None:
+                self._tell(WrittenFile(self.flow.name, file.id, entry.path, file.records))
         if batch.held:
             held.hold(marking, [(error.reason, _pause_seconds(file, error), file.id) for file, error in batch.held])
         for file, error in batch.held:

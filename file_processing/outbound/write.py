@@ -4,13 +4,18 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable
-from contextlib import suppress
-from pathlib import PurePath
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from itertools import islice
 
 from models.errors import RetryLater
 from services.files import durable
 from services.files.directory import Entry, Folder, OpenFolders
+from services.files.durable import Temporary
+from services.ledger.outbound import SealedFile
+
+FILES_AT_ONCE = 128
+"""So many files are written before the first of them is synced: one commit of the file system serves them all."""
 
 _OF_ONE_NAME = {
     errno.EACCES,
@@ -30,6 +35,10 @@ class Unwritable(RetryLater):
     """Just this file cannot be written: others can."""
 
 
+Outcome = Entry | RetryLater
+"""Where a file lies; or why it does not."""
+
+
 class OutputFolder(OpenFolders):
     """A flow's output folder, open as long as this is in use.
 
@@ -39,22 +48,67 @@ class OutputFolder(OpenFolders):
     def __init__(self, folder: Folder) -> None:
         super().__init__()
         self._folder = folder
+        self._parents_below: dict[str, Folder] = {}
 
-    def write(self, name: str, content: bytes, *, fsync: bool) -> Entry:
-        """Write `content`, replacing an older state of it at once.
+    def write(self, files: Iterable[SealedFile], *, fsync: bool) -> Iterator[tuple[SealedFile, Outcome]]:
+        """Write files, each replacing an older state of it at once, and tell what became of each, in order.
 
-        Raises Unwritable when it alone cannot be written, RetryLater when the folder cannot take any file.
+        It is Unwritable when it alone cannot be written, RetryLater when the folder takes none: those behind it
+        are not tried.
         """
+        waiting = iter(files)
+        while group := list(islice(waiting, FILES_AT_ONCE)):
+            for file, outcome in self._write(group, fsync=fsync):
+                yield file, outcome
+                if _takes_none(outcome):
+                    return
+
+    def _write(self, group: Iterable[SealedFile], *, fsync: bool) -> list[tuple[SealedFile, Outcome]]:
+        begun: list[tuple[SealedFile, Temporary | RetryLater]] = []
+        done: list[tuple[SealedFile, Outcome]] = []
+        with ExitStack() as temporaries:
+            for file in group:
+                begun.append((file, self._begin(file, temporaries)))
+                if _takes_none(begun[-1][1]):
+                    break
+            for _, temporary in begun if fsync else ():
+                if isinstance(temporary, Temporary):
+                    temporary.start_sync()
+            for file, temporary in begun:
+                done.append((file, self._finish(file, temporary, fsync=fsync)))
+                if _takes_none(done[-1][1]):
+                    break
+        return done
+
+    def _begin(self, file: SealedFile, temporaries: ExitStack) -> Temporary | RetryLater:
+        """The file under a temporary name, for as long as `temporaries` is open."""
         try:
-            parent = self.open(self._parent(name), make=True)
-            return durable.replace(parent, PurePath(name).name, content, fsync=fsync)
+            with ExitStack() as opened:
+                temporary = opened.enter_context(Temporary(self.open(self._parent(file.name), make=True)))
+                temporary.file.write(file.content)
+                temporary.file.flush()
+                temporaries.push(opened.pop_all())
         except OSError as error:
-            takes_others = os.access(self._folder.path, os.W_OK | os.X_OK)
-            kind = Unwritable if error.errno in _OF_ONE_NAME and takes_others else RetryLater
-            raise kind(
-                f"{name} cannot be written to {self._folder.path}: {error.strerror or error}",
-                hint="make room or mend the permissions there; it is tried again",
-            ) from error
+            return self._fault(file, error)
+        return temporary
+
+    def _finish(self, file: SealedFile, begun: Temporary | RetryLater, *, fsync: bool) -> Outcome:
+        if isinstance(begun, RetryLater):
+            return begun
+        try:
+            if fsync:
+                begun.sync()
+            return begun.replace(_last(file.name))
+        except OSError as error:
+            return self._fault(file, error)
+
+    def _fault(self, file: SealedFile, error: OSError) -> RetryLater:
+        takes_others = os.access(self._folder.path, os.W_OK | os.X_OK)
+        kind = Unwritable if error.errno in _OF_ONE_NAME and takes_others else RetryLater
+        return kind(
+            f"{file.name} cannot be written to {self._folder.path}: {error.strerror or error}",
+            hint="make room or mend the permissions there; it is tried again",
+        )
 
     def states(self, names: Iterable[str]) -> dict[str, bytes]:
         """The SHA-256 of what lies under these names; it is empty where that cannot be read, or is no file."""
@@ -62,7 +116,7 @@ class OutputFolder(OpenFolders):
 
     def _state(self, name: str) -> bytes | None:
         try:
-            entry = self.open(self._parent(name)).entry(PurePath(name).name)
+            entry = self.open(self._parent(name)).entry(_last(name))
             mode = entry.status().st_mode
             if stat.S_ISDIR(mode):
                 return None  # to give a file this name will tell
@@ -88,4 +142,17 @@ class OutputFolder(OpenFolders):
             raise RetryLater(f"{self._folder.path} cannot be synced: {error.strerror or error}") from error
 
     def _parent(self, name: str) -> Folder:
-        return self._folder / PurePath(name).parent
+        below = name.rpartition("/")[0]
+        parent = self._parents_below.get(below)
+        if parent is None:
+            parent = self._parents_below[below] = self._folder / below
+        return parent
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _takes_none(outcome: object) -> bool:
+    """Whether this tells that the folder takes no file at all."""
+    return isinstance(outcome, RetryLater) and not isinstance(outcome, Unwritable)

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import hashlib
 import itertools
 import os
@@ -29,9 +30,13 @@ ABANDONED_SECONDS = 3600.0
 
 _PREFIX, _SUFFIX = ".tidegate-", ".part"
 
-# Python has no rename that never replaces; Linux has had it since 2014.
-_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+# Python has neither a rename that never replaces, which Linux has had since 2014, nor the call that starts a write.
+_libc = ctypes.CDLL(None, use_errno=True)
+_renameat2 = getattr(_libc, "renameat2", None)
 _RENAME_NOREPLACE = 1
+_sync_file_range = getattr(_libc, "sync_file_range", None)
+_SYNC_FILE_RANGE_WRITE = 2
+_WHOLE_FILE = ctypes.c_longlong(0), ctypes.c_longlong(0)
 
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 """Why a file system makes no hard link of just this file."""
@@ -50,6 +55,16 @@ class Temporary:
         self.entry = Entry(folder, temporary_name())
         # Buffered: a raw write may end early on a full disk, and not say so.
         self.file: BinaryIO = open(_create_locked(self.entry), "wb")  # noqa: SIM115  # closed in __exit__
+        self._is_renamed = False
+
+    def start_sync(self) -> None:
+        """Have its content on its way to the disk; nothing is told of it until `sync`.
+
+        Done for many files before the first of them is synced, it has one commit of the file system serve all.
+        """
+        self.file.flush()
+        if _sync_file_range is not None:
+            _sync_file_range(self.file.fileno(), *_WHOLE_FILE, _SYNC_FILE_RANGE_WRITE)
 
     def sync(self) -> None:
         """Have its content on disk."""
@@ -66,6 +81,7 @@ class Temporary:
         self.file.flush()
         target = self.entry.folder.entry(name)
         self.entry.rename(target)
+        self._is_renamed = True
         return target
 
     def __enter__(self) -> Self:
@@ -75,7 +91,8 @@ class Temporary:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.entry.unlink(missing_ok=True)
+            if not self._is_renamed:
+                self.entry.unlink(missing_ok=True)
         finally:
             if kind is None:
                 self.file.close()
@@ -86,11 +103,12 @@ class Temporary:
 
 def temporary_name() -> str:
     """A name that nobody can guess, and that no reader takes for a finished file's; it tells this node."""
-    return f"{_our_prefix()}{secrets.token_hex(8)}{_SUFFIX}"
+    return f"{_prefix(socket.gethostname())}{secrets.token_hex(8)}{_SUFFIX}"
 
 
-def _our_prefix() -> str:
-    return f"{_PREFIX}{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
+@functools.lru_cache(1)
+def _prefix(host: str) -> str:
+    return f"{_PREFIX}{hashlib.sha256(host.encode()).hexdigest()[:8]}-"
 
 
 def create(entry: Entry) -> int:
@@ -230,12 +248,13 @@ def remove_abandoned(folder: Directory) -> None:
     One of this node is locked while its maker lives. Whether one of another node is, a network folder may not
     tell: it has to be old, and so has every file where there are no locks.
     """
+    ours = _prefix(socket.gethostname())
     for entry in folder.entries():
         if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
             with contextlib.suppress(OSError):
                 descriptor = entry.open(os.O_RDWR | os.O_NONBLOCK)
                 try:
-                    told = _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) and entry.name.startswith(_our_prefix())
+                    told = _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) and entry.name.startswith(ours)
                     # Not by the time of its content: a copy has that of what it is a copy of.
                     if told or time.time() - os.fstat(descriptor).st_ctime > ABANDONED_SECONDS:
                         entry.unlink()

@@ -10,7 +10,9 @@ from services.ledger.statements import statement
 OPEN_FILES = 1000
 """Sealed files that are read at once: their content lies in memory."""
 
-_OPEN = statement("""
+_ARE_OPEN = statement("select exists (select from tidegate.outbound_file where flow = %s and status = {writing})")
+
+_DUE = statement("""
 select id, document, name, content, records, attempts from tidegate.outbound_file
 where flow = %(flow)s and status = {writing} and ({rests}) is not true
 order by id limit %(limit)s
@@ -32,13 +34,19 @@ where exists (select from tidegate.outbound_file f where f.flow = %s and f.name 
 """
 
 
+def are_open(connection: Connection, flow: str) -> bool:
+    """Whether there are any, to be written now or later."""
+    (some,) = connection.execute(_ARE_OPEN, [flow]).fetchone() or (False,)
+    return bool(some)
+
+
 def due(connection: Connection, flow: str, longest_seconds: float) -> list[SealedFile]:
     """Those to be written now, oldest first: what a crash left sealed, and what was held so long as was said.
 
     longest_seconds: none is held for longer, see `STATES`.
     """
     values = {"flow": flow, "limit": OPEN_FILES, "longest": longest_seconds}
-    rows = connection.execute(_OPEN, values, binary=True).fetchall()
+    rows = connection.execute(_DUE, values, binary=True).fetchall()
     return [SealedFile(*row) for row in rows]
 
 

@@ -1,9 +1,10 @@
 """Outbound files: rows that have to go out, and the files that are sealed to carry them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from psycopg import Connection, Cursor, DataError, sql
@@ -189,6 +190,8 @@ class OutboundRows:
 
     def __init__(self, flow: Flow, rows_at_once: int) -> None:
         self._flow = flow
+        self._key = flow.key
+        self._state_of: Callable[[Row], tuple[Any, ...]] = itemgetter(*flow.key, "changed_at")
         parts = _parts(flow, rows_at_once)
         # Which rows these are can be read of any row.
         which: dict[str, sql.Composable] = {**parts, "columns": sql.SQL("{key}, changed_at").format(**parts)}
@@ -251,11 +254,11 @@ class OutboundRows:
                     by_key[self._key_of(child)].append(child)
 
     def _key_of(self, row: Row) -> tuple[Any, ...]:
-        return tuple(row[column] for column in self._flow.key)
+        return tuple([row[column] for column in self._key])
 
     def state_of(self, row: Row) -> tuple[Any, ...]:
         """Which row this is, and in which state."""
-        return (*self._key_of(row), row["changed_at"])
+        return self._state_of(row)
 
     def known_names(self, connection: Connection, names: Sequence[str]) -> set[str]:
         """Those of the names that a file of this flow has, or had."""

@@ -23,8 +23,8 @@ from file_processing.outbound.outbox import Outbox
 from file_processing.outbound.write import OutputFolder
 from models.outbound import Form, Row
 from services.db import connection as connections, engine as databases
-from services.files import durable
-from services.files.directory import Directory, Entry, Folder
+from services.files.directory import Folder
+from services.files.durable import Temporary
 from services.ledger.locks import try_writer
 from tests.support.disks import read_only, small_disk
 from tests.support.flow_files import flow_files
@@ -259,13 +259,13 @@ def test_a_customer_gets_one_package_whichever_daemon_lives(site: Site) -> None:
 
 
 def no_room(patch: pytest.MonkeyPatch) -> None:
-    def full(folder: Directory, name: str, content: bytes, *, fsync: bool) -> Entry:
-        if folder.path.name == "work_orders":
+    def full(temporary: Temporary) -> None:
+        if temporary.entry.folder.path.name == "work_orders":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return replace_file(folder, name, content, fsync=fsync)
+        sync(temporary)
 
-    replace_file = durable.replace
-    patch.setattr(durable, "replace", full)
+    sync = Temporary.sync
+    patch.setattr(Temporary, "sync", full)
 
 
 def test_a_full_outbound_disk_holds_up_nothing_else_and_is_told(site: Site) -> None:
@@ -438,7 +438,7 @@ def test_an_old_state_never_stays_over_a_newer_one(site: Site) -> None:
         assert json.loads((folder / "1.json").read_text())["isDone"]
         (late,) = sealed.files
         with OutputFolder(Folder(folder)) as output:
-            output.write(late.name, late.content, fsync=False)
+            list(output.write([late], fsync=False))
         with database.connect() as again:
             outbox.rows.mark_written(again, [late.id], "here")
     site.call("emit")

@@ -52,6 +52,8 @@ class Deduplicator:
         contents = {read.file.sha256 for read, _ in files if read.file.sha256 is not None}
         without = [read.file.place for read, _ in files if read.file.sha256 is None]
         known = ledger.known(connection, name, contents, without)
+        if unfiled := [line.id for line in known if not line.filed]:
+            ledger.confirm(connection, unfiled)
         if self._flow is None or name is None:
             return _decided(files, known)
         placed = ledger.take_placed(connection, name, [read.file.state.identity.key for read, _ in files])

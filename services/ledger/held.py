@@ -10,10 +10,11 @@ from services.ledger.statements import statement
 OPEN_FILES = 1000
 """Sealed files that are read at once: their content lies in memory."""
 
+# A lock is something to commit: so it waits for standbys, of which who sealed the files may not have had an answer.
 _OPEN = statement("""
 select id, document, name, content, records, attempts from tidegate.outbound_file
 where flow = %(flow)s and status = {writing} and ({rests}) is not true
-order by id limit %(limit)s
+order by id limit %(limit)s for key share
 """)
 
 _HOLD = """

@@ -67,19 +67,22 @@ create temporary table found_file (kind text, flow text, place text, name text, 
 """
 _COPY = "copy found_file from stdin (format binary)"
 
-# One line or another has the file at this place. A rejected one may be mended where it lies.
+# No line has the file at this place. A rejected one may be mended where it lies, so its size says nothing.
 _UNKNOWN = """
 create temporary table unknown_file as
-select row_number() over (order by f.flow, f.day, f.came, f.place) as number, f.*
-from found_file f
-where case f.kind
-    when 'output' then not exists (
-        select from tidegate.outbound_file o
-        where o.flow = f.flow and (o.name = f.name and o.bytes = f.bytes or o.filed_as = f.place))
-    else not exists (
+select row_number() over (order by flow, day, came, place) as number, *
+from (
+    select * from found_file f
+    where f.kind <> 'output' and not exists (
         select from tidegate.inbound_file l
         where l.filed_as = f.place and (l.bytes = f.bytes or f.kind = 'rejected'))
-    end
+    union all
+    select * from found_file f
+    where f.kind = 'output'
+      and not exists (
+        select from tidegate.outbound_file o where o.flow = f.flow and o.name = f.name and o.bytes = f.bytes)
+      and not exists (select from tidegate.outbound_file o where o.filed_as = f.place)
+) unknown
 """
 
 

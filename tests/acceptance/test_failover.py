@@ -1,4 +1,7 @@
-"""The primary dies under load and its standby is promoted: daemons go on there, and nothing is lost or doubled."""
+"""The primary dies under load and its standby is promoted: daemons go on there, and nothing is lost or doubled.
+
+Where the primary did not wait for its standby, `reconcile` finds what is missing.
+"""
 
 import json
 import os
@@ -81,7 +84,7 @@ class Dropper:
 
 
 @contextmanager
-def on_both(site: Site, primary: Cluster, standby: Cluster, flows: Path) -> Iterator[Site]:
+def on_both(site: Site, primary: Cluster, standby: Cluster, flows: Path | None = None) -> Iterator[Site]:
     """The site on a new database of the two, with two daemons at work."""
     primary.execute("create database tidegate")
     uri = f"postgresql://postgres@{HOST}:{primary.port},{HOST}:{standby.port}/tidegate"
@@ -140,3 +143,46 @@ def test_standby_takes_over_and_nothing_is_lost_or_doubled(
         assert sent(both) == Counter(dropper.sensors)
         assert all(Path(line["filed_as"]).exists() for line in lines)
         eventually(lambda: all(row["is_synced"] for row in both.rows("sensors")), what="rows that are known to be out")
+
+
+def report(number: int) -> list[dict[str, str]]:
+    return [{"vehicle_id": f"v{number:03}", "report_time": "2022-05-05T22:02:34Z", "status": "driving"}]
+
+
+def test_what_a_standby_did_not_have_is_found_and_loaded_again(site: Site, open_folder: Path) -> None:
+    def drop(numbers: range) -> None:
+        for number in numbers:
+            both.drop(f"{number}.json", report(number), flow="vehicle_status")
+
+    with (
+        with_standby(open_folder, synchronous=False) as (primary, standby),
+        on_both(site, primary, standby) as both,
+    ):
+        drop(range(20))
+        both.settled(20)
+        eventually(lambda: all(row["is_synced"] for row in both.rows("vehicles_status")), what="rows that went out")
+        has_all = "select 1 from pg_stat_replication where replay_lsn = pg_current_wal_lsn()"
+        eventually(lambda: primary.execute(has_all), what="a standby that has all of it")
+        standby.stop_following()
+        drop(range(20, 40))
+        both.settled(40)
+        eventually(lambda: all(row["is_synced"] for row in both.rows("vehicles_status")), what="rows that went out")
+        before = both.out("vehicle_status")
+        primary.kill()
+        drop(range(40, 60))
+        standby.promote()
+        lines = both.settled(40)
+        assert {line["name"] for line in lines} == {f"{n}.json" for n in (*range(20), *range(40, 60))}
+        found = both.call("reconcile", "--json", expect=1).stdout.splitlines()
+        kinds = Counter(json.loads(line)["kind"] for line in found)
+        assert kinds["archive"] == 20
+        assert kinds["output"] > 0
+        both.call("reconcile", "--mend", expect=1)
+        lines = both.settled(60)
+        assert sorted(line["name"] for line in lines) == sorted(f"{n}.json" for n in range(60))
+        assert {line["status"] for line in lines} == {"loaded"}
+        assert [row["vehicle_id"] for row in both.rows("vehicles_status")] == [f"v{n:03}" for n in range(60)]
+        eventually(lambda: all(row["is_synced"] for row in both.rows("vehicles_status")), what="rows that went out")
+        after = both.out("vehicle_status")
+        assert {name: after[name] for name in before} == before, "no number is given twice"
+        assert "archive" not in both.call("reconcile", "--json", expect=1).stdout

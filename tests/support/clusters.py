@@ -73,6 +73,12 @@ class Cluster:
         (self.data / "postmaster.pid").unlink(missing_ok=True)  # of which the number may be another's by now
         self._run("pg_ctl", "start", "-D", ".", "-w", "-s", "-l", "server.log", "-o", f"-p {self.port}")
 
+    def stop_following(self) -> None:
+        """Get nothing of what the primary commits from now on."""
+        self.execute("alter system set primary_conninfo = ''")
+        self.execute("select pg_reload_conf()")
+        eventually(lambda: not self.execute("select 1 from pg_stat_wal_receiver"), what="a standby that stays behind")
+
     def promote(self) -> None:
         self._run("pg_ctl", "promote", "-D", ".", "-w", "-s")
 

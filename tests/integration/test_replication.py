@@ -46,9 +46,11 @@ def test_commit_that_waits_for_its_standby_stands_in_the_status(followed: Site, 
     followed.drop("1.json", REPORT, flow="vehicle_status")
     loader = threading.Thread(target=followed.load)
     loader.start()
-    eventually(lambda: "commits wait for a standby" in followed.fork("status", expect=None), what="a word about it")
+    eventually(
+        lambda: "commits wait for a standby" in followed.fork("status", expect=None), timeout=30, what="a word about it"
+    )
     standby.start()
-    loader.join(20)
+    loader.join(30)
     assert [line["status"] for line in followed.ledger()] == ["loaded"]
     assert "commits wait for a standby" not in followed.fork("status", expect=None)
 

@@ -1,7 +1,6 @@
 """What holds in every transaction that loads, whatever server, database and role say."""
 
 import json
-import time
 
 import psycopg
 import pytest
@@ -106,11 +105,13 @@ def test_transaction_of_a_frozen_process_ends(site: Site, monkeypatch: pytest.Mo
         freeze()
 
 
-def test_transaction_that_reads_for_long_shows_that_it_is_at_work(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(connections._SETTINGS, "idle_in_transaction_session_timeout", "'1s'")
-    monkeypatch.setattr(connections, "_IDLE_SECONDS", 1.0)
+@pytest.mark.parametrize(("seconds", "is_asked"), [(0.0, True), (60.0, False)])
+def test_transaction_that_reads_for_long_shows_now_and_then_that_it_is_at_work(
+    site: Site, monkeypatch: pytest.MonkeyPatch, *, seconds: float, is_asked: bool
+) -> None:
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", seconds)
     with open_database(site.settings) as database, database.connect() as reading, reading.transaction():
-        heartbeat, until = Heartbeat(reading), time.monotonic() + 1.5
-        while time.monotonic() < until:
-            heartbeat.beat()
-        reading.execute("select")
+        reading.execute("select 'the last of the load'")
+        Heartbeat(reading).beat()
+        last = f"select query from pg_stat_activity where pid = {reading.info.backend_pid}"
+        assert (site.query(last)[0]["query"] == "select") is is_asked

@@ -88,7 +88,11 @@ def on_both(site: Site, primary: Cluster, standby: Cluster, flows: Path | None =
     """The site on a new database of the two, with two daemons at work."""
     primary.execute("create database tidegate")
     uri = f"postgresql://postgres@{HOST}:{primary.port},{HOST}:{standby.port}/tidegate"
-    made = Site(site.settings.model_copy(update={"database_url": SecretStr(uri), "flows_dir": flows}))
+    made = Site(
+        site.settings.model_copy(
+            update={"database_url": SecretStr(uri), "database_direct_url": None, "flows_dir": flows}
+        )
+    )
     try:
         for _ in range(2):
             made.start()

@@ -34,8 +34,8 @@ def test_what_a_vanished_machine_has_locked_is_free_within_seconds(site: Site, o
         server.execute("create database tidegate")
         direct = SecretStr(server.uri("tidegate"))
         by_line = SecretStr(server.uri("tidegate").replace(str(server.port), str(line.port)))
-        near = Site(site.settings.model_copy(update={"database_url": direct}))
-        far = Site(site.settings.model_copy(update={"database_url": by_line}))
+        near = Site(site.settings.model_copy(update={"database_url": direct, "database_direct_url": None}))
+        far = Site(site.settings.model_copy(update={"database_url": by_line, "database_direct_url": None}))
         try:
             vanishing = far.start()
             eventually(lambda: watching(near) == 1, timeout=30, what="a daemon at work")

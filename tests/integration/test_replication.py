@@ -35,7 +35,11 @@ def followed(site: Site, pair: tuple[Cluster, Cluster]) -> Site:
     primary, _ = pair
     primary.execute("drop database if exists tidegate with (force)")
     primary.execute("create database tidegate")
-    made = Site(site.settings.model_copy(update={"database_url": SecretStr(primary.uri("tidegate"))}))
+    made = Site(
+        site.settings.model_copy(
+            update={"database_url": SecretStr(primary.uri("tidegate")), "database_direct_url": None}
+        )
+    )
     made.call("db", "upgrade")
     return made
 

@@ -13,8 +13,13 @@ no_venv := $(shell test -x $(bin)/python || echo venv)
 # Tests wait for other processes as long as they work: two for each processor.
 test_workers := $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
 
+pooled_tests := $(patsubst %,tests/integration/test_%.py,loading insert upsert transactions parts pipeline same_content \
+	bad_content bad_files bad_input bad_records daemon database_faults edi_files edi_orders destinations \
+	outbound outbound_held outbound_rules pooler) \
+	$(patsubst %,tests/acceptance/test_%.py,crash edi_crash outbound_crash several_daemons)
+
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format reference bench bench-full bench-peers lock audit pin-images clean system-deps venv
+.PHONY: help run demo test test-pooler lint format reference bench bench-full bench-peers lock audit pin-images clean system-deps venv
 
 help: ## list these commands
 	@echo "Tidegate: drop a JSON file into input/, find its rows in PostgreSQL."
@@ -28,6 +33,9 @@ demo: .venv/run.stamp ## the daemon among stand-ins of all partner systems, and 
 
 test: .venv/dev.stamp system-deps ## run every test (PYTEST_ARGS="-k ledger -n 0" narrows it)
 	$(bin)/python -m pytest -n $(test_workers) $(PYTEST_ARGS)
+
+test-pooler: .venv/dev.stamp system-deps ## run the tests of loading and outbound through a PgBouncer in transaction mode
+	$(bin)/python -m pytest -n $(test_workers) --through-pgbouncer $(PYTEST_ARGS) $(pooled_tests)
 
 lint: .venv/dev.stamp ## ruff, format check, strict mypy, who may import whom
 	$(bin)/ruff check .

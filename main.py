@@ -26,6 +26,10 @@ COMMANDS = {
         "commands.retry:retry",
         "Put kept files back into the input folder, or have outbound files or rows go out again.",
     ),
+    "reconcile": (
+        "commands.reconcile:reconcile",
+        "What differs between the ledger and the folders; with --mend what is lost there loads again.",
+    ),
     "emit": ("commands.emit:emit", "Write the outbound files of all changed rows now, once."),
     "trace": ("commands.files:trace", "Where a row came from: file, record, times, and what it replaced."),
     "flows": ("commands.flows:list_flows", "The flows: folder, envelope, table, key, policy."),

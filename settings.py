@@ -60,8 +60,8 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         None,
-        description="The PostgreSQL to use, postgresql://USER:PASSWORD@HOST:PORT/DATABASE; without it Tidegate starts "
-        "its own under DATA_DIR.",
+        description="The PostgreSQL to use, postgresql://USER:PASSWORD@HOST:PORT/DATABASE; HOST:PORT,HOST:PORT for a "
+        "primary and its standbys. Without it Tidegate starts its own under DATA_DIR.",
     )
     database_direct_url: SecretStr | None = Field(
         None,

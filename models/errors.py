@@ -61,6 +61,10 @@ class RetryLater(TidegateError):
         self.after_seconds = after_seconds
 
 
+class NoDatabase(RetryLater):
+    """The database is away: it does not answer, or takes no writes. Another server may take its place at any moment."""
+
+
 class RestFlow(RetryLater):
     """A fault of one flow, its table for the most part: it rests and is tried again, and all others go on."""
 

@@ -12,6 +12,7 @@ import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -19,6 +20,7 @@ import flows
 import settings as settings_module
 from services.db import embedded, engine as db_engine, schema
 from settings import Settings
+from tests.support.pgbouncer import pgbouncer
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("tidegate", deadline=None)
@@ -28,6 +30,14 @@ POSTGRES_IMAGE = "postgres:18.6"
 _SERVER = "TEST_DATABASE_URL"
 _running = ExitStack()
 _which = pytest.StashKey[str]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--through-pgbouncer",
+        action="store_true",
+        help="Put a PgBouncer in transaction mode before the database of every site.",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -134,10 +144,24 @@ def empty_database_url(server_url: str) -> Iterator[str]:
         yield _uri(server_url, name)
 
 
+@pytest.fixture(scope="session")
+def _pooler_url(request: pytest.FixtureRequest, server_url: str) -> Iterator[str | None]:
+    """The URI of the same server by way of a pooler, where the tests run through one."""
+    if not request.config.getoption("--through-pgbouncer"):
+        yield None
+        return
+    with _open_folder() as folder, pgbouncer(folder, server_url, pool_mode="transaction") as uri:
+        yield uri
+
+
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, database_url: str, _pooler_url: str | None, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings of a site in `tmp_path` on a fresh database; nothing of the environment is in them."""
-    return site_settings(tmp_path, database_url, monkeypatch)
+    made = site_settings(tmp_path, database_url, monkeypatch)
+    if _pooler_url is None:
+        return made
+    pooled = _uri(_pooler_url, str(conninfo_to_dict(database_url)["dbname"]))
+    return made.model_copy(update={"database_url": SecretStr(pooled), "database_direct_url": SecretStr(database_url)})
 
 
 def site_settings(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:

@@ -54,7 +54,7 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
     for path in paths:
         is_folder = path.is_dir()
         if is_folder:
-            inside = sorted((Path(listed.path) for listed in scan(str(path), failed=_unreadable)), key=_came)
+            inside = sorted((Path(listed.path) for listed in scan(str(path), failed=_unreadable)), key=came)
         elif os.path.lexists(path):
             inside = [path]
         else:
@@ -72,10 +72,11 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
     return given
 
 
-def _came(path: Path) -> tuple[str, int, str]:
-    """The day, and the moment within it: of a file that lies where it was archived, when it got there.
+def came(path: Path) -> tuple[str, int, str]:
+    """When a file came: the day, and the moment within it, in nanoseconds.
 
-    One that was copied since tells by when it was last written.
+    Of one that lies where it was archived that is when it got there. One that was copied since tells by when it was
+    last written.
     """
     day = path.parent.name if _DAY.fullmatch(path.parent.name) else ""
     try:

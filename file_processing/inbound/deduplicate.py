@@ -56,6 +56,8 @@ class Deduplicator:
     def decide(self, connection: Connection, look: Look, files: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
         """A decision for each file, in their order. files: each with its id in the ledger."""
         self._since = self._since or files[0][1]
+        if unfiled := [line.id for line in look.known if not line.filed]:
+            ledger.confirm(connection, unfiled)
         if self._flow is None or not self._flow.last_to_arrive_wins:
             return _decided(files, look)
         newest = ledger.newest(connection, self._flow.name) if look.known else None

@@ -25,6 +25,7 @@ from models.errors import FileGone, RejectFile, RetryLater, StopDaemon
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
 from services.db import migrate, sqlstate
+from services.db.connection import Heartbeat
 from services.files import names
 from services.files.directory import Folder
 from services.ledger import inbound as ledger, interchanges, locks, outbound
@@ -167,7 +168,7 @@ class Loader:
             with sqlstate.of_a_flow():
                 types = self.upsert.column_types(connection)
             encoded = partial(_encoded, Encoder(self.flow, types), types)
-            for portion in self._portions(decisions, encoded, tallies):
+            for portion in self._portions(decisions, encoded, tallies, Heartbeat(connection)):
                 counts += self._upsert_portion(connection, self.upsert, portion, tallies)
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
@@ -199,7 +200,11 @@ class Loader:
         return None if earlier is None else _Verdict(tally, Rejection.of(tally.exchange.repeated(earlier)))
 
     def _portions(
-        self, decisions: Sequence[LoadDecision], encoded: _Encoded, tallies: Mapping[int, Tally]
+        self,
+        decisions: Sequence[LoadDecision],
+        encoded: _Encoded,
+        tallies: Mapping[int, Tally],
+        heartbeat: Heartbeat,
     ) -> Iterator[list[EncodedBatch]]:
         """What the files hold, as much at a time as one upsert takes; each is used before the next is asked for."""
         portion: list[EncodedBatch] = []
@@ -207,6 +212,7 @@ class Loader:
         for made in decisions:
             tally = tallies[made.file_id]
             for batch in _taken(made, encoded, tally):
+                heartbeat.beat()
                 self.progress(made.read.file.dropped, made.read.file.bytes_read)
                 if self.all_or_nothing and tally.rejected.count:
                     continue  # it is only read to its end, so that every reason is told

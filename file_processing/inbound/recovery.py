@@ -13,6 +13,7 @@ from psycopg import Connection
 
 from file_processing.inbound import error_report
 from models.ledger import FileStatus
+from services.db import connection as connections
 from services.files import durable
 from services.files.directory import Entry, Folder, OpenFolders
 from services.files.folders import Folders
@@ -36,7 +37,8 @@ def recover(connection: Connection, flow: str | None, folders: Folders, input_fo
         with connection.transaction():
             # While we hold it, whoever wrote a report has committed or is dead.
             locks.lock_flow(connection, flow)
-            lines = ledger.unfiled(connection, flow)
+            if lines := ledger.unfiled(connection, flow):
+                connections.may_be_idle(connection)  # while a long file is hashed
             rejected = folders.rejected_of(flow)
             places = _places(opened, lines, folders, flow)
             for folder in places:

@@ -28,7 +28,7 @@ from services.ledger import held
 from services.ledger.locks import AnotherWriter, try_writer
 from services.ledger.outbound import SealedFile, listen
 from services.runtime import prefetch
-from services.transport.backoff import OUTBOUND
+from services.transport.backoff import DATABASE, OUTBOUND
 
 ALL_FLOWS = "all flows"
 """Stands for a flow's name where the writer itself is at fault."""
@@ -246,7 +246,7 @@ class Writer:
                 if self._fault is None or self._fault.reason != fault.reason:
                     logger.warning("outbound files wait, connecting again: {}", fault)
                 self._fault = fault
-                self._stopping.wait(OUTBOUND.pause_seconds(failures))
+                self._stopping.wait(DATABASE.pause_seconds(failures))
                 failures += 1
                 self._try_to_recover()
 

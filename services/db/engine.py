@@ -30,13 +30,15 @@ _SCHEME = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 _SPARE_CONNECTIONS = 4  # beside the workers: one more for small files, the ledger, `LISTEN`, a look by `status`
 _CONNECT: dict[str, Any] = {
     "connect_timeout": 5,
-    # A server that is gone without a word is noticed within a minute.
+    # A server that is gone without a word is noticed within ten seconds or so. This also ends a connection to one that
+    # takes nothing for so long of what we send: it may have more time in DATABASE_URL.
     "keepalives": 1,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
+    "keepalives_idle": 3,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,  # milliseconds
+    "tcp_user_timeout": 10_000,  # milliseconds
 }
+_CONNECT_OF_SEVERAL = {"connect_timeout": 3}  # for each of them, in their order
 
 _ALWAYS = {"client_encoding": "UTF8"}  # rows are encoded without asking the server; it turns them into its own
 
@@ -53,10 +55,9 @@ class _Target:
         """A connection in autocommit mode whose session is its own. Raises StopDaemon where a pooler takes it away."""
         connection = self._connect(**options)
         try:
-            # Whatever role, database and PGTZ say; and the server's process, in one round trip.
-            answer = connection.execute("select set_config('timezone', 'UTC', false), pg_backend_pid()").fetchone()
+            server_pid = connections.begin_session(connection)
             if not self.keeps_sessions:
-                if answer is not None and answer[1] != connection.info.backend_pid:  # somebody stands between
+                if server_pid != connection.info.backend_pid:  # somebody stands between
                     with self._connect() as another:
                         pooler.refuse_shared_sessions(connection, another, self.setting)
                 self.keeps_sessions = True
@@ -147,14 +148,21 @@ def ping(engine: Engine) -> str:
         return str(connection.exec_driver_sql("show server_version").scalar_one())
 
 
+_RISKS = """
+select name || ' is off: a crash there may lose what was loaded'
+from pg_settings where name in ('fsync', 'full_page_writes') and setting = 'off'
+union all
+select 'commits wait for a standby (synchronous_standby_names), and no file is done before one answers'
+where exists (select from pg_stat_activity
+              where wait_event = 'SyncRep' and datname = current_database() and state_change < now() - interval '2 s')
+order by 1
+"""
+
+
 def risks(engine: Engine) -> list[str]:
-    """What this server is set to by which a crash of its machine loses what was loaded; no session can change it."""
-    query = "select name from pg_settings where name in ('fsync', 'full_page_writes') and setting = 'off' order by name"
+    """What this server does by which a crash of its machine loses what was loaded, and what its commits wait for."""
     with sqlstate.translated(), engine.connect() as connection:
-        return [
-            f"{name} is off: a crash there may lose what was loaded"
-            for name in connection.exec_driver_sql(query).scalars()
-        ]
+        return list(connection.exec_driver_sql(_RISKS).scalars())
 
 
 def _named(setting: str, url: SecretStr) -> _Target:
@@ -201,9 +209,10 @@ def _connect_parameters(uri: str, setting: str) -> dict[str, Any]:
         raise StopDaemon(
             f"{setting} is not a PostgreSQL URI", hint="postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
         ) from None
-    own = {"application_name": f"tidegate:{socket.gethostname()}:{os.getpid()}"}
+    own: dict[str, Any] = {"application_name": f"tidegate:{socket.gethostname()}:{os.getpid()}"}
     if any("," in str(given.get(name, "")) for name in ("host", "hostaddr")):
         own["target_session_attrs"] = "read-write"  # of several hosts, the one that is not a standby
+        own |= _CONNECT_OF_SEVERAL
     return _CONNECT | own | given | _ALWAYS
 
 

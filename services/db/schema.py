@@ -17,7 +17,10 @@ from services.db.connection import DatabaseConnection
 
 _ADVISORY_LOCK = int.from_bytes(b"tidegate")
 # A change of a large table takes its time, and waits for who is writing to it.
-_UNHURRIED = "select set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true)"
+_UNHURRIED = (
+    "select set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true), "
+    "set_config('idle_in_transaction_session_timeout', '0', true)"
+)
 _MIGRATE = 'python main.py db revision "what changed", then python main.py db upgrade'
 _LEDGER_DIFFERS = (
     "undo what changed Tidegate's own tables; if you changed models/ledger.py: "

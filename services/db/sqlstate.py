@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 import sqlalchemy.exc
 
-from models.errors import RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
+from models.errors import NoDatabase, RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
 
 _UPGRADE = 'run "python main.py db upgrade"'
 _CREDENTIALS = "check user and password in DATABASE_URL"
@@ -19,11 +19,11 @@ _RAISED = (
 
 # The longest prefix of the SQLSTATE decides. Only what is known to be a record's fault rejects one.
 _RULES: dict[str, tuple[type[TidegateError], str]] = {
-    "08": (RetryLater, ""),  # connection exception
+    "08": (NoDatabase, ""),  # connection exception
     "0A": (StopDaemon, "this server lacks a feature: use a newer PostgreSQL"),
     "22": (RejectFile, ""),  # data exception
     "23": (RejectFile, ""),  # integrity constraint violation
-    "25006": (RetryLater, "the server is read-only: a standby?"),
+    "25006": (NoDatabase, "the server is read-only: a standby?"),
     "25P03": (RetryLater, ""),  # idle in transaction timeout
     "25P04": (RetryLater, "raise transaction_timeout of the server or the role"),
     "28": (StopDaemon, _CREDENTIALS),
@@ -42,6 +42,9 @@ _RULES: dict[str, tuple[type[TidegateError], str]] = {
     "54000": (RejectFile, ""),  # a value too large for an index or a row
     "55": (RetryLater, ""),  # lock not available
     "57": (RetryLater, ""),  # the operator: shutdown, cancelled, still starting
+    "57P01": (NoDatabase, ""),  # it is shut down, or this connection is ended
+    "57P02": (NoDatabase, ""),  # it has crashed
+    "57P03": (NoDatabase, ""),  # it still starts
     "58": (RetryLater, ""),  # I/O error
     "P0": (RestFlow, _RAISED),  # by a trigger of the table: for a record, or for any of them, nobody can tell
     "XX": (RetryLater, ""),  # internal error, damaged data
@@ -65,7 +68,7 @@ _REFUSED = {
 
 # What a value raises that cannot even be sent.
 _UNSENDABLE = (psycopg.DataError, OverflowError, UnicodeEncodeError, struct.error)
-_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, sqlalchemy.exc.TimeoutError)
+_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 def classify(error: BaseException) -> type[TidegateError] | None:
@@ -137,6 +140,8 @@ def _rule(error: BaseException) -> tuple[type[TidegateError], str] | None:
     if isinstance(error, _UNSENDABLE):
         return RejectFile, ""
     if isinstance(error, _UNREACHABLE):
+        return NoDatabase, ""
+    if isinstance(error, sqlalchemy.exc.TimeoutError):  # of the pool
         return RetryLater, ""
     return None
 

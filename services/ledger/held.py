@@ -12,10 +12,11 @@ OPEN_FILES = 1000
 
 _ARE_OPEN = statement("select exists (select from tidegate.outbound_file where flow = %s and status = {writing})")
 
+# A lock is something to commit: so it waits for standbys, of which who sealed the files may not have had an answer.
 _DUE = statement("""
 select id, document, name, content, records, attempts from tidegate.outbound_file
 where flow = %(flow)s and status = {writing} and ({rests}) is not true
-order by id limit %(limit)s
+order by id limit %(limit)s for key share
 """)
 
 _HOLD = """

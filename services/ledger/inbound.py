@@ -131,6 +131,17 @@ def _known(*, sha256: str | None, status: str, **others: Any) -> KnownFile:
     return KnownFile(sha256=content, status=FileStatus(status), **others)
 
 
+_CONFIRM = "select from tidegate.inbound_file where id = any(%s) for key share"
+
+
+def confirm(connection: Connection, ids: Sequence[int]) -> None:
+    """Have this transaction wait for the standbys that the lines' own has to wait for, of which nobody had an answer.
+
+    A transaction that only reads commits without them; a lock is something to commit.
+    """
+    connection.execute(_CONFIRM, [list(ids)])
+
+
 _NEWEST = statement("""
 select id from tidegate.inbound_file where flow = %s and status in {in_table} order by id desc limit 1
 """)

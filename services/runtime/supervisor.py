@@ -9,10 +9,10 @@ from typing import ParamSpec, TypeVar
 
 from loguru import logger
 
-from models.errors import RetryLater, StopConnector, StopDaemon, TidegateError
+from models.errors import NoDatabase, RetryLater, StopConnector, StopDaemon, TidegateError
 from services.runtime.status_file import JobPhase, JobState
 from services.text import one_line
-from services.transport.backoff import CONNECTOR
+from services.transport.backoff import CONNECTOR, DATABASE
 
 STOP_SECONDS = 5.0
 """What a job has in hand when the daemon stops may take so long; systemd gives the daemon ten."""
@@ -163,7 +163,8 @@ class Supervisor:
         since = state.since if state.phase is JobPhase.FAILING else datetime.now(UTC)
         hint = one_line(known.hint) if known else "the log has the traceback"
         self._states[job.name] = JobState(job.name, JobPhase.FAILING, reason, hint, since, state.failures + 1)
-        return CONNECTOR.pause_seconds(failures, at_least=error.after_seconds if isinstance(error, RetryLater) else 0.0)
+        backoff = DATABASE if isinstance(error, NoDatabase) else CONNECTOR
+        return backoff.pause_seconds(failures, at_least=error.after_seconds if isinstance(error, RetryLater) else 0.0)
 
     def _stopped(self, job: Job, error: TidegateError) -> None:
         logger.error("{} stopped: {}", job.name, error)

@@ -73,6 +73,9 @@ INBOUND = Backoff(first_seconds=0.2, longest_seconds=5.0)
 `ingest` takes the first, for as long as another process loads files of the flow.
 """
 
+DATABASE = INBOUND
+"""A connection to the database that is to be made anew, by the writer or a connector."""
+
 OUTBOUND = Backoff(first_seconds=0.5, longest_seconds=30.0)
 """A flow's outbound files that cannot be written now."""
 

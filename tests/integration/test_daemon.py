@@ -96,6 +96,7 @@ def test_systemd_hears_of_a_daemon_whose_embedded_server_takes_long_to_start(
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = site.start(
                 DATABASE_URL="",
+                DATABASE_DIRECT_URL="",
                 DATA_DIR=str(data),
                 NOTIFY_SOCKET=str(tmp_path / "notify"),
                 WATCHDOG_USEC="100000",

@@ -79,7 +79,7 @@ def kill_server(server: Server) -> None:
 @pytest.fixture
 def own(site: Site, server: Server) -> Site:
     """A site on that server."""
-    settings = site.settings.model_copy(update={"database_url": SecretStr(server.uri)})
+    settings = site.settings.model_copy(update={"database_url": SecretStr(server.uri), "database_direct_url": None})
     return Site(settings, site.processes)
 
 
@@ -151,7 +151,9 @@ def test_a_server_that_dies_in_the_middle_of_a_load_is_waited_for(own: Site, ser
 
 
 def test_the_embedded_server_is_brought_back_when_it_dies(site: Site, open_folder: Path) -> None:
-    settings = site.settings.model_copy(update={"database_url": None, "data_dir": open_folder})
+    settings = site.settings.model_copy(
+        update={"database_url": None, "database_direct_url": None, "data_dir": open_folder}
+    )
     with running(Site(settings)) as alone:
         server = Server(open_folder / "postgres", {})
         known = Site(settings.model_copy(update={"database_url": SecretStr(server.uri)}))

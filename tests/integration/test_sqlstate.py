@@ -10,7 +10,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy import Engine, text
 
-from models.errors import RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
+from models.errors import NoDatabase, RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.db import sqlstate
 from services.db.engine import ping
 
@@ -63,9 +63,9 @@ def error_of(engine: Engine, *statements: str) -> sqlalchemy.exc.DBAPIError:
             StopDaemon,
             id="insufficient privilege",
         ),
-        pytest.param(["set transaction read only", VEHICLE], RetryLater, id="read-only server"),
+        pytest.param(["set transaction read only", VEHICLE], NoDatabase, id="read-only server"),
         pytest.param(["set statement_timeout = 1", "select pg_sleep(9)"], RetryLater, id="cancelled"),
-        pytest.param(["select pg_terminate_backend(pg_backend_pid())"], RetryLater, id="connection closed"),
+        pytest.param(["select pg_terminate_backend(pg_backend_pid())"], NoDatabase, id="connection closed"),
         pytest.param(["do $$ begin raise exception 'no'; end $$"], RestFlow, id="raised by a trigger"),
         pytest.param(["do $$ begin raise sqlstate '25P04'; end $$"], RetryLater, id="transaction timeout"),
         pytest.param(["do $$ begin raise sqlstate 'ZZ123'; end $$"], RestFlow, id="nobody knows it"),

@@ -2,9 +2,12 @@
 
 import json
 
+import psycopg
 import pytest
 
-from services.db.connection import settings as transaction_settings
+from services.db import connection as connections
+from services.db.connection import Heartbeat, settings as transaction_settings
+from services.db.engine import open_database
 from tests.support.sites import Site
 
 REPORT = [{"vehicle_id": "V1", "report_time": "2022-05-05T22:02:34Z", "status": "driving"}]
@@ -49,7 +52,7 @@ def test_load_is_durable_and_has_its_own_timeouts(site: Site) -> None:
         "synchronous_commit": "on",
         "lock_timeout": "5s",
         "statement_timeout": "10min",
-        "idle_in_transaction_session_timeout": "0",
+        "idle_in_transaction_session_timeout": "1min",
         "transaction_timeout": "0",
         "search_path": '"$user", public',
     }
@@ -83,3 +86,32 @@ def test_status_tells_what_no_session_can_set(site: Site) -> None:
         pytest.skip("the tests' server is durable")
     assert "fsync is off" in site.call("status").stdout
     assert "full_page_writes is off" in " ".join(json.loads(site.call("status", "--json").stdout)["database"]["risks"])
+
+
+def test_transaction_of_a_frozen_process_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections._SETTINGS, "idle_in_transaction_session_timeout", "'200ms'")
+    lock = "select pg_advisory_xact_lock(1)"
+
+    def freeze() -> None:
+        with database.connect() as frozen, frozen.transaction():
+            frozen.execute(lock)
+            site.query(lock)  # as another process that waits for it
+            frozen.execute(lock)
+
+    with (
+        open_database(site.settings) as database,
+        pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout),
+    ):
+        freeze()
+
+
+@pytest.mark.parametrize(("seconds", "is_asked"), [(0.0, True), (60.0, False)])
+def test_transaction_that_reads_for_long_shows_now_and_then_that_it_is_at_work(
+    site: Site, monkeypatch: pytest.MonkeyPatch, *, seconds: float, is_asked: bool
+) -> None:
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", seconds)
+    with open_database(site.settings) as database, database.connect() as reading, reading.transaction():
+        reading.execute("select 'the last of the load'")
+        Heartbeat(reading).beat()
+        last = f"select query from pg_stat_activity where pid = {reading.info.backend_pid}"
+        assert (site.query(last)[0]["query"] == "select") is is_asked

@@ -22,13 +22,16 @@ def pgbouncer_program() -> str | None:
 
 @contextmanager
 def pgbouncer(folder: Path, uri: str, *, pool_mode: str) -> Iterator[str]:
-    """The URI of the same database by way of a pooler; `folder` is open to every user."""
+    """The URI of the same database, as of any other of its server, by way of a pooler.
+
+    folder: open to every user.
+    """
     program = pgbouncer_program()
     assert program, "there is no pgbouncer: make system-deps installs it"
     server = conninfo_to_dict(uri)
     user = server.get("user") or "postgres"
-    known = {"host": "host", "port": "port", "dbname": "dbname", "user": "user", "password": "password"}
-    database = " ".join(f"{name}={server[name]}" for name in known if server.get(name))
+    # Without dbname it is the database that the client names.
+    database = " ".join(f"{name}={server[name]}" for name in ("host", "port", "user", "password") if server.get(name))
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     (folder / "users").write_text(f'"{user}" ""\n')
@@ -36,6 +39,7 @@ def pgbouncer(folder: Path, uri: str, *, pool_mode: str) -> Iterator[str]:
     config.write_text(
         f"[databases]\n* = {database}\n[pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = trust\nauth_file = {folder / 'users'}\npool_mode = {pool_mode}\nlogfile = {folder / 'log'}\n"
+        "max_client_conn = 1000\n"
     )
     # It refuses to run as root; whoever owns the server's socket may open it.
     socket_folder = Path(str(server.get("host", "")))

@@ -63,8 +63,10 @@ class Site:
 
     @property
     def url(self) -> str:
-        assert self.settings.database_url is not None
-        return self.settings.database_url.get_secret_value()
+        """Of the database itself, also where the site goes through a pooler."""
+        url = self.settings.database_direct_url or self.settings.database_url
+        assert url is not None
+        return url.get_secret_value()
 
     @property
     def input(self) -> Path:
@@ -143,8 +145,7 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         values: Mapping[str, object] = {
-            **{name.upper(): getattr(self.settings, name) for name in Settings.model_fields if name != "database_url"},
-            "DATABASE_URL": self.url,
+            **{name.upper(): getattr(self.settings, name) for name in Settings.model_fields},
             **{name: value.get_secret_value() for name, value in self.settings.declared.items()},
         }
         return {

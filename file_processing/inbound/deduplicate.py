@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -15,8 +14,7 @@ from services.ledger import inbound as ledger
 from services.ledger.inbound import KnownFile
 
 
-@dataclass(frozen=True, slots=True)
-class LoadDecision:
+class LoadDecision(NamedTuple):
     """What is to be done with a file.
 
     file_id: reserved for its line in the ledger, and left unused where it `resumes` the line it has already, as it
@@ -88,7 +86,8 @@ def _decided(
     decisions = []
     for read, file_id in files:
         file = read.file
-        before, again = loaded.get(file.sha256), placed.get(file.state.identity.key)
+        before = loaded.get(file.sha256)
+        again = placed.get(file.state.identity.key) if placed else None
         resumes = None
         if unfiled and not file.stays:
             resumes = _same_file(unfiled[file.sha256, file.place], file.state.identity.key)

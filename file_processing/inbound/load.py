@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from loguru import logger
 from psycopg import Connection
@@ -38,8 +39,7 @@ Progress = Callable[[DroppedFile, int], None]
 _Encoded = Callable[[LoadDecision], Iterator[EncodedBatch]]
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedFile:
+class CommittedFile(NamedTuple):
     """A file of which the ledger has a line.
 
     entry: the line, where it is new; none of a file that was committed before, and only has to be archived.
@@ -260,7 +260,7 @@ class Loader:
                         f"its report cannot be written: {error}", "make room in REJECTED_DIR; it is tried again"
                     )
                     left[made.file_id] = LeftFile(done.file.dropped, wait)
-            reported.append(done if report is done.report else replace(done, report=report))
+            reported.append(done if report is done.report else done._replace(report=report))
         if left:
             for done in reported:
                 if done.entry is not None and done.report is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from file_processing.inbound import open_file
 from file_processing.inbound.formats import detect
@@ -36,8 +36,7 @@ class DroppedFile(Protocol):
     def mtime_ns(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RoutedFile:
+class RoutedFile(NamedTuple):
     """A dropped file and its flow's name; without one it is rejected, and `rejection` says why."""
 
     dropped: DroppedFile
@@ -75,7 +74,9 @@ class Router:
             with (
                 OpenFolders() as folders,
                 open_file.opened(
-                    open_file.entry_of(folders, dropped.path, self.root), max_bytes=self.max_bytes, only_looks=True
+                    open_file.entry_of(folders, str(dropped.path), None if self.root is None else str(self.root)),
+                    max_bytes=self.max_bytes,
+                    only_looks=True,
                 ) as source,
             ):
                 head = open_file.content(source, max_bytes=self.max_bytes).read(FLOW_PEEK_BYTES)

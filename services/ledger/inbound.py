@@ -1,9 +1,7 @@
 """Inbound files: what the ledger knows of a content, and a line for each file in the transaction that loads it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
-from operator import attrgetter
 from typing import NamedTuple
 
 from psycopg import Connection, sql
@@ -12,7 +10,7 @@ from psycopg.errors import UniqueViolation
 from models.errors import RetryLater
 from models.ledger import IN_TABLE, FileStatus, RecordError
 from services import text
-from services.ledger.statements import file_row, statement
+from services.ledger.statements import array, file_row, statement
 
 
 class KnownFile(NamedTuple):
@@ -38,8 +36,7 @@ COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
 """What is counted of a file, in the order in which it is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """One file's line in the ledger, as it is written; the counts are of records sent and of rows upserted."""
 
     id: int
@@ -76,7 +73,7 @@ def next_ids(connection: Connection, count: int) -> list[int]:
 _KNOWN = statement("""
 select id, path, sha256, status, filed_at is not null as filed, identity
 from tidegate.inbound_file
-where sha256 = any(%s) and flow is not distinct from %s
+where sha256 = any(%s::bytea[]) and flow is not distinct from %s
   and (status in {in_table} and superseded_by is null or filed_at is null)
 order by id
 """)
@@ -84,7 +81,7 @@ order by id
 _KNOWN_WITHOUT_CONTENT = statement("""
 select id, path, sha256, status, false as filed, identity
 from tidegate.inbound_file
-where filed_at is null and sha256 is null and path = any(%s) and flow is not distinct from %s
+where filed_at is null and sha256 is null and path = any(%s::text[]) and flow is not distinct from %s
 order by id
 """)
 
@@ -96,9 +93,9 @@ def known(connection: Connection, flow: str | None, contents: Iterable[bytes], p
     """
     found: list[KnownFile] = []
     with connection.cursor(row_factory=file_row(KnownFile)) as cursor:
-        for query, keys in ((_KNOWN, list(contents)), (_KNOWN_WITHOUT_CONTENT, list(paths))):
+        for query, keys in ((_KNOWN, [rf"\x{each.hex()}" for each in contents]), (_KNOWN_WITHOUT_CONTENT, [*paths])):
             if keys:
-                found += cursor.execute(query, [keys, flow]).fetchall()
+                found += cursor.execute(query, [array(keys), flow]).fetchall()
     return found
 
 
@@ -114,26 +111,25 @@ def newest(connection: Connection, flow: str) -> int | None:
 
 
 _TAKE_PLACED = """
-delete from tidegate.placed_file where flow = %s and identity = any(%s) returning identity, again
+delete from tidegate.placed_file where flow = %s and identity = any(%s::text[]) returning identity, again
 """
 
 
 def take_placed(connection: Connection, flow: str, identities: Iterable[str]) -> dict[str, bool]:
     """Of files by their identity, whether who placed them wants them loaded again; that goes with this transaction."""
-    rows = connection.execute(_TAKE_PLACED, [flow, list(identities)]).fetchall()
+    rows = connection.execute(_TAKE_PLACED, [flow, array(identities)]).fetchall()
     return {str(identity): bool(again) for identity, again in rows}
 
 
+# In the order of `LedgerEntry`; the file whose place one takes is not in its own line.
 _COLUMNS = {
     "id": "int8", "flow": "text", "name": "text", "path": "text", "sha256": "bytea", "bytes": "int8",
-    "status": "text", "seen_at": "timestamptz", "node": "text", "records": "int8", "inserted": "int8",
-    "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8", "drift": "jsonb",
-    "duplicate_of": "int8", "filed_at": "timestamptz", "identity": "text", "error": "text",
+    "status": "text", "seen_at": "timestamptz", "node": "text", "identity": "text", "records": "int8",
+    "inserted": "int8", "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8",
+    "error": "text", "drift": "jsonb", "duplicate_of": "int8", "filed_at": "timestamptz", "superseded_by": "int8",
 }  # fmt: skip
 
-_values = attrgetter(*_COLUMNS)
-
-_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}, superseded_by) from stdin (format binary)").format(
+_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}) from stdin (format binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
 )
 
@@ -157,9 +153,9 @@ def write(connection: Connection, entries: Sequence[LedgerEntry]) -> None:
             cursor.execute(_SUPERSEDE, [list(superseded), list(superseded.values())])
         try:
             with cursor.copy(_COPY_FILES) as copy:
-                copy.set_types([*_COLUMNS.values(), "int8"])
+                copy.set_types([*_COLUMNS.values()])
                 for entry in entries:
-                    copy.write_row((*_values(entry), superseded.get(entry.id)))
+                    copy.write_row((*entry[:-1], superseded.get(entry.id)))
         except UniqueViolation as error:
             raise RetryLater(f"the ledger has this line already: {error.diag.message_primary}") from error
 
@@ -203,7 +199,8 @@ def mark_filed(connection: Connection, places: Sequence[tuple[int, str | None]])
     Losing this is harmless (the next start finds the file where it is), so it waits for no disk.
     """
     connection.execute("set local synchronous_commit = off")
-    connection.execute(_MARK_FILED, [[file_id for file_id, _ in places], [place for _, place in places]])
+    ids, names = array(file_id for file_id, _ in places), array(place for _, place in places)
+    connection.execute(_MARK_FILED, [ids, names])
 
 
 class UnfiledFile(NamedTuple):

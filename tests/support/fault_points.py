@@ -9,7 +9,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -87,7 +86,7 @@ def many_batches() -> None:
     """A long file comes in many batches, and is upserted in many portions."""
 
     def small(*arguments: Any, **options: Any) -> Reading:
-        return replace(Reading(*arguments, **options), batch_bytes=100_000)
+        return Reading(*arguments, **options)._replace(batch_bytes=100_000)
 
     mock.patch.object(batches, "Reading", small).start()
     mock.patch.object(load, "ROWS_AT_ONCE", 2_000).start()

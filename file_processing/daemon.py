@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,8 +135,10 @@ class Daemon:
         """Load the files of a turn, each of which leaves `left` then."""
         done: list[Path] = []
         try:
-            for result in self._pipeline.handle(turn.queue.flow, turn.files):
+            for result in self._pipeline.handle(turn.queue.flow, turn.files, lambda: self._further(turn, left)):
                 del left[result.dropped.path]
+                if result.ledger_id is not None:
+                    self._works(turn.queue)
                 if result.wait is None:
                     done.append(result.dropped.path)
                 else:
@@ -150,6 +152,12 @@ class Daemon:
             left.clear()
         finally:
             self._inbox.done(done)
+
+    def _further(self, turn: Turn, left: dict[Path, RoutedFile]) -> Sequence[RoutedFile]:
+        """Files for a turn to go on with, where no other flow waits for its own."""
+        files = self._queues.go_on(turn)
+        left.update((routed.dropped.path, routed) for routed in files)
+        return files
 
     def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
         """Leave a file that itself is the reason where it is; say why, once, unless it is only still written."""
@@ -186,6 +194,8 @@ class Daemon:
             logger.debug("not recovered yet: {}", reason)
 
     def _works(self, queue: Queue) -> None:
+        if queue.fault is None and not queue.failures:
+            return
         fault, queue.fault, queue.failures = queue.fault, None, 0
         if fault is not None:
             seconds = (datetime.now(UTC) - fault.since).total_seconds()

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -64,7 +64,7 @@ def archive(
             _archive(done, rejected if done.status is FileStatus.REJECTED else archived, flow) for done in committed
         ]
     milliseconds = (time.perf_counter() - started) * 1000 / max(len(committed), 1)
-    log.several(line for result in results for line in _told(result, milliseconds))
+    log.several([line for result in results for line in _told(result, milliseconds)])
     return results
 
 
@@ -114,23 +114,23 @@ def _moved(done: CommittedFile, target: _Target) -> str:
     return move.move(entry, folder, names.storable(entry.name), done.ledger_id, done.file.state).place
 
 
-def _told(result: FileResult, milliseconds: float) -> Iterator[Line]:
+def _told(result: FileResult, milliseconds: float) -> Sequence[Line]:
     """What the log says of a file that has a line in the ledger, where it is news."""
     entry = result.entry
     if entry is None and result.place is None:
-        return
+        return ()
     name = printable(result.dropped.relative)
     what = f"{result.flow or '(no flow)'} #{result.ledger_id} {name}"
     fields: dict[str, object] = {"flow": result.flow, "file": name, "ledger_id": result.ledger_id}
     if entry is None:
-        yield Line("INFO", f"{what}: was {result.status} before, archived now", fields)
-        return
+        return (Line("INFO", f"{what}: was {result.status} before, archived now", fields),)
     counts = dict(zip(COUNTS, _counts(entry), strict=True))
     told = "".join([f" {count}={value}" for count, value in counts.items() if value])
     level = "WARNING" if entry.status in (FileStatus.REJECTED, FileStatus.PARTIAL) else "INFO"
     error = f": {entry.error}" if entry.error else ""
     fields |= counts
     fields["milliseconds"] = round(milliseconds, 1)
-    yield Line(level, f"{what}: {entry.status.value}{told} {milliseconds:.1f} ms{error}", fields)
-    if entry.drift:
-        yield Line("WARNING", f"{what}: fields this flow does not know: {dict(entry.drift)}", fields)
+    line = Line(level, f"{what}: {entry.status.value}{told} {milliseconds:.1f} ms{error}", fields)
+    if not entry.drift:
+        return (line,)
+    return line, Line("WARNING", f"{what}: fields this flow does not know: {dict(entry.drift)}", fields)

@@ -28,7 +28,7 @@ LONGEST_WAIT_SECONDS = 60.0
 HANGS_SECONDS = 300.0
 """A turn that takes longer than this hangs: a disk that does not answer, for one."""
 _STUMBLE_SECONDS = 1.0
-_BURST_SECONDS = 0.001
+_BURST_SECONDS = 0.005
 # Waking the loader for each single file would cost more than finding it; and no folder keeps the others
 # waiting for longer than a look at so many of its files takes.
 _BATCH = 128

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -21,8 +22,7 @@ RETRIES_PER_SECOND = 200
 """Of the files of one lane that the loader put off: very many of them are tried again less often."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(NamedTuple):
     """A complete file, or something that is no file, to be taken from the input folder."""
 
     path: Path

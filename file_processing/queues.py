@@ -117,9 +117,9 @@ class Queues:
         """A further group of small files for this turn, where no other queue waits for one of its own."""
         with self._changed:
             now = time.monotonic()
-            if self._closed or any(queue.waits(now) for queue in self) or intake.is_long(turn.files[0]):
+            if self._closed or any(queue.waits(now) for queue in self) or intake.is_long(turn.files[0].dropped):
                 return ()
-            return _taken(turn.queue) if turn.queue.files and not intake.is_long(turn.queue.files[0]) else ()
+            return _taken(turn.queue) if turn.queue.files and not intake.is_long(turn.queue.files[0].dropped) else ()
 
     def over(self, turn: Turn, left: Iterable[RoutedFile] = ()) -> None:
         """End a turn; what is left of its files goes back to the head of their queue."""

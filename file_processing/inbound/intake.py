@@ -57,7 +57,7 @@ class InboundFile(NamedTuple):
     @property
     def place(self) -> str:
         """Where it lies, printable."""
-        return printable(str(self.dropped.path))
+        return printable(self.dropped.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def taken_in(group: Sequence[RoutedFile], *, root: Path | None, max_bytes: int) 
 def _take_in(routed: RoutedFile, folders: OpenFolders, *, alone: bool, root: str | None, max_bytes: int) -> InboundFile:
     """Raises FileGone or RetryLater."""
     dropped, stays = routed.dropped, root is None
-    entry = open_file.entry_of(folders, str(dropped.path), root)
+    entry = open_file.entry_of(folders, dropped.place, root)
     try:
         source = open_file.opened(entry, max_bytes=max_bytes, seen=(dropped.size, dropped.mtime_ns))
     except RejectFile as error:
@@ -145,7 +145,7 @@ def _unread(dropped: DroppedFile, entry: Entry, rejection: Rejection, *, stays: 
 
 def is_long(dropped: DroppedFile) -> bool:
     """Whether a file is too large to be read at once, as far as is known before it is opened."""
-    return _is_long(dropped.path.name, dropped.size)
+    return _is_long(dropped.place, dropped.size)
 
 
 def _is_long(name: str, size: int) -> bool:

@@ -166,7 +166,7 @@ class Pipeline:
                     current = self._read(steps, group) if ahead is None else ahead.result()
                     if not groups:
                         groups.extend(intake.groups(further()))
-                    is_small = bool(groups) and not intake.is_long(groups[0][0])
+                    is_small = bool(groups) and not intake.is_long(groups[0][0].dropped)
                     ahead = current.ahead = aside.submit(self._read, steps, groups[0]) if is_small else None
                     with current.opened:
                         yield current

@@ -21,11 +21,14 @@ FLOW_PEEK_BYTES = 64 * 1024
 class DroppedFile(Protocol):
     """A path that was found complete.
 
-    relative: below the input folder. size, mtime_ns: in bytes and nanoseconds, when it was found.
+    place: the path as text, which costs far less than the object. relative: below the input folder.
+    size, mtime_ns: in bytes and nanoseconds, when it was found.
     """
 
     @property
     def path(self) -> Path: ...
+    @property
+    def place(self) -> str: ...
     @property
     def relative(self) -> str: ...
     @property
@@ -74,7 +77,7 @@ class Router:
             with (
                 OpenFolders() as folders,
                 open_file.opened(
-                    open_file.entry_of(folders, str(dropped.path), None if self.root is None else str(self.root)),
+                    open_file.entry_of(folders, dropped.place, None if self.root is None else str(self.root)),
                     max_bytes=self.max_bytes,
                     only_looks=True,
                 ) as source,

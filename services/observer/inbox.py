@@ -112,13 +112,13 @@ class Inbox:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
         return self._paths.take(limit, timeout)
 
-    def done(self, paths: Iterable[Path]) -> None:
+    def done(self, paths: Iterable[str | Path]) -> None:
         """The loader has filed these: whatever has their name from now on is new."""
         for path in self._paths.done(paths):
             self._hints.file(path)
         self._refill()
 
-    def later(self, paths: Iterable[Path], delay_seconds: float, reason: str = "") -> bool:
+    def later(self, paths: Iterable[str | Path], delay_seconds: float, reason: str = "") -> bool:
         """Hand these out again after `delay_seconds`, or somewhat later where very many of their folder wait.
 
         Returns whether that is news: not the reason that they waited for before, nor one of very many.

@@ -5,10 +5,9 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from loguru import logger
@@ -103,7 +102,7 @@ class Daemon:
             try:
                 routed.append(self._pipeline.router.route(found))
             except FileGone:
-                self._inbox.done([found.path])
+                self._inbox.done([found.place])
             except RetryLater as error:
                 self._postpone(found, Wait.of(error))
         return routed
@@ -121,7 +120,7 @@ class Daemon:
 
         Raises nothing but our own mistakes: all else is told and tried again, or ends the daemon.
         """
-        queue, left = turn.queue, {routed.dropped.path: routed for routed in turn.files}
+        queue, left = turn.queue, {routed.dropped.place: routed for routed in turn.files}
         try:
             if queue.to_recover:
                 self._pipeline.recover(queue.flow)
@@ -135,14 +134,16 @@ class Daemon:
             self._works(queue)
         return list(left.values())
 
-    def _load(self, turn: Turn, left: dict[Path, RoutedFile]) -> None:
+    def _load(self, turn: Turn, left: dict[str, RoutedFile]) -> None:
         """Load the files of a turn, each of which leaves `left` then."""
-        done: list[Path] = []
+        done: list[str] = []
         try:
-            for result in self._pipeline.handle(turn.queue.flow, turn.files):
-                del left[result.dropped.path]
+            for result in self._pipeline.handle(turn.queue.flow, turn.files, lambda: self._further(turn, left)):
+                del left[result.dropped.place]
+                if result.ledger_id is not None:
+                    self._works(turn.queue)
                 if result.wait is None:
-                    done.append(result.dropped.path)
+                    done.append(result.dropped.place)
                 else:
                     self._postpone(result.dropped, result.wait)
         except TidegateError:
@@ -155,9 +156,15 @@ class Daemon:
         finally:
             self._inbox.done(done)
 
+    def _further(self, turn: Turn, left: dict[str, RoutedFile]) -> Sequence[RoutedFile]:
+        """Files for a turn to go on with, where no other flow waits for its own."""
+        files = self._queues.go_on(turn)
+        left.update((routed.dropped.place, routed) for routed in files)
+        return files
+
     def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
         """Leave a file that itself is the reason where it is; say why, once, unless it is only still written."""
-        is_news = self._inbox.later([dropped.path], wait.seconds or INBOUND.longest_seconds, str(wait))
+        is_news = self._inbox.later([dropped.place], wait.seconds or INBOUND.longest_seconds, str(wait))
         if is_news and not self._stopping.is_set():
             logger.log(
                 "WARNING" if wait.seconds is None else "DEBUG", "{} waits: {}", printable(dropped.relative), wait
@@ -190,6 +197,8 @@ class Daemon:
             logger.debug("not recovered yet: {}", reason)
 
     def _works(self, queue: Queue) -> None:
+        if queue.fault is None and not queue.failures:
+            return
         fault, queue.fault, queue.failures = queue.fault, None, 0
         if fault is not None:
             seconds = (datetime.now(UTC) - fault.since).total_seconds()

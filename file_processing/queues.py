@@ -35,6 +35,10 @@ class Queue:
     def name(self) -> str:
         return self.flow or "no flow"
 
+    def waits(self, now: float) -> bool:
+        """Whether there is something to do in a turn of its own."""
+        return not self.at_work and now >= self.resume_at and bool(self.files or self.to_recover)
+
     def waiting(self, limit: int) -> list[tuple[str, str]]:
         """Up to `limit` of the files that a fault keeps waiting, each with the reason."""
         fault = self.fault
@@ -58,7 +62,8 @@ class Turn:
 class Queues:
     """Gives turns to the queues that have something to do, to the one that waited longest first.
 
-    A turn is one group of files, so that a queue that is filled all the time is left after each. At most `workers`
+    A turn is one group of files, so that a queue that is filled all the time is left after each; it goes on only
+    while no other queue waits. At most `workers`
     turns of long files go on at a time, and as many others, and one more than `workers` of both: so there is a
     worker for small files, whatever the others have in hand. A queue has one turn at a time.
     """
@@ -95,7 +100,7 @@ class Queues:
 
     def _choose(self, now: float) -> Turn | None:
         for queue in sorted(self, key=lambda queue: queue.turn):
-            if queue.at_work or now < queue.resume_at or not (queue.files or queue.to_recover):
+            if not queue.waits(now):
                 continue
             is_long = bool(queue.files) and intake.is_long(queue.files[0].dropped)
             if self._at_work[is_long] < self._workers:
@@ -103,13 +108,19 @@ class Queues:
         return None
 
     def _begin(self, queue: Queue, is_long: bool) -> Turn:
-        files = next(intake.groups(list(islice(queue.files, intake.GROUP_FILES))), [])
-        for _ in files:
-            queue.files.popleft()
+        files = _taken(queue)
         self._turns += 1
         queue.turn, queue.at_work = self._turns, True
         self._at_work[is_long] += 1
         return Turn(queue, files, is_long)
+
+    def go_on(self, turn: Turn) -> Sequence[RoutedFile]:
+        """A further group of small files for this turn, where no other queue waits for one of its own."""
+        with self._changed:
+            now = time.monotonic()
+            if self._closed or any(queue.waits(now) for queue in self) or intake.is_long(turn.files[0].dropped):
+                return ()
+            return _taken(turn.queue) if turn.queue.files and not intake.is_long(turn.queue.files[0].dropped) else ()
 
     def over(self, turn: Turn, left: Iterable[RoutedFile] = ()) -> None:
         """End a turn; what is left of its files goes back to the head of their queue."""
@@ -132,3 +143,11 @@ class Queues:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+def _taken(queue: Queue) -> list[RoutedFile]:
+    """The next group, out of the queue."""
+    files = next(intake.groups(list(islice(queue.files, intake.GROUP_FILES))), [])
+    for _ in files:
+        queue.files.popleft()
+    return files

@@ -48,11 +48,13 @@ def hide(secret: str) -> None:
 
 def hidden(text: str, *, is_json: bool = False) -> str:
     """The text without our secrets, in whatever way they are written there; JSON stays JSON."""
+    if not _secrets:
+        return text
     if is_json:
-        return _JSON_TOKEN.sub(_hidden_in_json, text) if _secrets else text
+        return _JSON_TOKEN.sub(_hidden_in_json, text)
     for secret in _secrets:
         text = text.replace(secret, HIDDEN)
-    spans = _escaped_secrets(text) if _secrets else []
+    spans = _escaped_secrets(text)
     parts, done = [], 0
     for begin, end in sorted(spans):
         if begin >= done:

@@ -41,6 +41,10 @@ class GivenFile:
     size: int = 0
     mtime_ns: int = 0
 
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
 
 def collect(paths: Sequence[Path]) -> list[GivenFile]:
     """The files named, in that order, and those of the folders named at any depth, in the order in which they came.

@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from operator import attrgetter
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -15,7 +16,7 @@ from file_processing.inbound.routing import DroppedFile
 from models.errors import FileGone, RetryLater
 from models.ledger import FileStatus
 from services.files import move, names
-from services.files.directory import Folder, OpenFolders
+from services.files.directory import Directory, Folder
 from services.files.folders import Folders
 from services.ledger.inbound import COUNTS, LedgerEntry
 from services.runtime import log
@@ -25,8 +26,7 @@ from services.text import printable
 _counts = attrgetter(*COUNTS)
 
 
-@dataclass(frozen=True, slots=True)
-class FileResult:
+class FileResult(NamedTuple):
     """What became of one dropped path.
 
     status: the ledger's word; `None` of a file of which it has no line, gone or left for later.
@@ -57,23 +57,40 @@ def archive(
 
     started: when work on them began, by `time.perf_counter`.
     """
-    archived, rejected = folders.archive_on(flow, datetime.now(UTC)), folders.rejected_of(flow)
-    with OpenFolders() as targets:
+    with ExitStack() as opened:
+        archived = _Target(folders.archive_on(flow, datetime.now(UTC)), opened)
+        rejected = _Target(folders.rejected_of(flow), opened)
         results = [
-            _archive(done, targets, rejected if done.status is FileStatus.REJECTED else archived, flow)
-            for done in committed
+            _archive(done, rejected if done.status is FileStatus.REJECTED else archived, flow) for done in committed
         ]
     milliseconds = (time.perf_counter() - started) * 1000 / max(len(committed), 1)
-    log.several(line for result in results for line in _told(result, milliseconds))
+    log.several([line for result in results for line in _told(result, milliseconds)])
     return results
 
 
-def _archive(done: CommittedFile, targets: OpenFolders, folder: Folder, flow: str | None) -> FileResult:
+class _Target:
+    """A folder that files are moved to, opened for the first of them."""
+
+    __slots__ = ("_directory", "_opened", "folder")
+
+    def __init__(self, folder: Folder, opened: ExitStack) -> None:
+        self.folder = folder
+        self._opened = opened
+        self._directory: Directory | None = None
+
+    def open(self) -> Directory:
+        """Raises OSError."""
+        if self._directory is None:
+            self._directory = self._opened.enter_context(self.folder.open(make=True))
+        return self._directory
+
+
+def _archive(done: CommittedFile, target: _Target, flow: str | None) -> FileResult:
     entry = done.file.entry
     place, wait = None, None
     if not done.file.stays:
         try:
-            place = _moved(done, targets, folder)
+            place = _moved(done, target)
         except FileGone:
             pass  # somebody else has moved it, or put another one into its place
         except RetryLater as error:
@@ -87,33 +104,33 @@ def _archive(done: CommittedFile, targets: OpenFolders, folder: Folder, flow: st
     return FileResult(done.file.dropped, flow, done.status, done.ledger_id, done.entry, wait, place)
 
 
-def _moved(done: CommittedFile, targets: OpenFolders, folder: Folder) -> str:
+def _moved(done: CommittedFile, target: _Target) -> str:
     """Where it lies now. Raises FileGone or RetryLater."""
     entry = done.file.entry
     try:
-        target = targets.open(folder, make=True)
+        folder = target.open()
     except OSError as error:
-        raise move.not_moved(error, entry, folder.path) from None
-    return move.move(entry, target, names.storable(entry.name), done.ledger_id, done.file.state).place
+        raise move.not_moved(error, entry, target.folder.path) from None
+    return move.move(entry, folder, names.storable(entry.name), done.ledger_id, done.file.state).place
 
 
-def _told(result: FileResult, milliseconds: float) -> Iterator[Line]:
+def _told(result: FileResult, milliseconds: float) -> Sequence[Line]:
     """What the log says of a file that has a line in the ledger, where it is news."""
     entry = result.entry
     if entry is None and result.place is None:
-        return
+        return ()
     name = printable(result.dropped.relative)
     what = f"{result.flow or '(no flow)'} #{result.ledger_id} {name}"
     fields: dict[str, object] = {"flow": result.flow, "file": name, "ledger_id": result.ledger_id}
     if entry is None:
-        yield Line("INFO", f"{what}: was {result.status} before, archived now", fields)
-        return
+        return (Line("INFO", f"{what}: was {result.status} before, archived now", fields),)
     counts = dict(zip(COUNTS, _counts(entry), strict=True))
     told = "".join([f" {count}={value}" for count, value in counts.items() if value])
     level = "WARNING" if entry.status in (FileStatus.REJECTED, FileStatus.PARTIAL) else "INFO"
     error = f": {entry.error}" if entry.error else ""
     fields |= counts
     fields["milliseconds"] = round(milliseconds, 1)
-    yield Line(level, f"{what}: {entry.status.value}{told} {milliseconds:.1f} ms{error}", fields)
-    if entry.drift:
-        yield Line("WARNING", f"{what}: fields this flow does not know: {dict(entry.drift)}", fields)
+    line = Line(level, f"{what}: {entry.status.value}{told} {milliseconds:.1f} ms{error}", fields)
+    if not entry.drift:
+        return (line,)
+    return line, Line("WARNING", f"{what}: fields this flow does not know: {dict(entry.drift)}", fields)

@@ -20,10 +20,11 @@ def read(source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> Iterator[
     Raises RejectFile, possibly after some batches, and RetryLater, also where `go_on` does.
     """
     try:
+        name = detect.plain_name(source.name)
         unpacked = limits.unpacked_bytes(source.identity.bytes)
         content = open_file.content(source, max_bytes=limits.max_bytes, max_unpacked=unpacked)
-        found = detect.format_of(source.name, content.peek(FORMAT_PEEK_BYTES), flow)
-        for batch in found.read(content, Reading(detect.plain_name(source.name), flow, go_on=go_on)):
+        found = detect.format_of(name, content.peek(FORMAT_PEEK_BYTES), flow)
+        for batch in found.read(content, Reading(name, flow, go_on=go_on)):
             yield batch
             go_on()
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from psycopg import Connection
@@ -14,8 +13,7 @@ from services.ledger import inbound as ledger
 from services.ledger.inbound import KnownFile, Look
 
 
-@dataclass(frozen=True, slots=True)
-class LoadDecision:
+class LoadDecision(NamedTuple):
     """What is to be done with a file.
 
     file_id: reserved for its line in the ledger, and left unused where it `resumes` the line it has already, as it
@@ -86,7 +84,8 @@ def _decided(files: Iterable[tuple[ReadResult, int]], look: Look, newest: _Newes
     decisions = []
     for read, file_id in files:
         file = read.file
-        before, again = loaded.get(file.sha256), look.placed.get(file.state.identity.key)
+        before = loaded.get(file.sha256)
+        again = look.placed.get(file.state.identity.key) if look.placed else None
         resumes = None
         if unfiled and not file.stays:
             resumes = _same_file(unfiled[file.sha256, file.place], file.state.identity.key)

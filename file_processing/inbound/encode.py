@@ -7,7 +7,7 @@ column's width without a word.
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any
@@ -206,8 +206,7 @@ def _counts(tables: int, children: Iterable[ChildRows | None]) -> list[Sequence[
 
 def _without(checked: CheckedBatch, positions: Mapping[int, object]) -> CheckedBatch:
     kept = [index for index, position in enumerate(checked.positions) if position not in positions]
-    return replace(
-        checked,
+    return checked._replace(
         rows=[checked.rows[index] for index in kept],
         positions=[checked.positions[index] for index in kept],
         children=[checked.children[index] for index in kept] if checked.children else [],

@@ -51,6 +51,8 @@ class RejectedRecords:
     count: of all. positions: of those that were told one by one.
     """
 
+    __slots__ = ("_bytes_left", "_kept", "_spool", "count", "positions")
+
     def __init__(self, max_bytes: int) -> None:
         self.count = 0
         self.positions = array("q")

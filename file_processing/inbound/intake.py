@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from file_processing.inbound import open_file
 from file_processing.inbound.formats.base import Rejection
@@ -24,8 +25,7 @@ SMALL_COMPRESSED_BYTES = 16 << 10
 """A file up to this size is read at once; a larger one streams, in a transaction of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class InboundFile:
+class InboundFile(NamedTuple):
     """A dropped file, before its content is read.
 
     entry: its name in the open folder where it lies. state: what will be moved, if it is still the same then.
@@ -47,7 +47,7 @@ class InboundFile:
     @property
     def name(self) -> str:
         """As the sender called it, printable."""
-        return printable(self.dropped.path.name)
+        return printable(self.entry.name)
 
     @property
     def bytes_read(self) -> int:
@@ -57,7 +57,7 @@ class InboundFile:
     @property
     def place(self) -> str:
         """Where it lies, printable."""
-        return printable(str(self.dropped.path))
+        return printable(self.dropped.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,7 @@ class Wait:
         return f"{self.reason} ({self.hint})" if self.hint else self.reason
 
 
-@dataclass(frozen=True, slots=True)
-class LeftFile:
+class LeftFile(NamedTuple):
     """A file with which nothing is done now; without `wait` it is gone, or no longer the one that was seen."""
 
     dropped: DroppedFile
@@ -105,36 +104,34 @@ def taken_in(group: Sequence[RoutedFile], *, root: Path | None, max_bytes: int) 
     """
     files: list[InboundFile] = []
     left: list[LeftFile] = []
+    below, alone = None if root is None else str(root), len(group) == 1
     with OpenFolders() as folders:
         for routed in group:
             try:
-                files.append(_take_in(routed, folders, alone=len(group) == 1, root=root, max_bytes=max_bytes))
+                files.append(_take_in(routed, folders, alone=alone, root=below, max_bytes=max_bytes))
             except (FileGone, RetryLater) as error:
                 left.append(LeftFile.because(routed.dropped, error))
         yield Intake(tuple(files), tuple(left))
 
 
-def _take_in(
-    routed: RoutedFile, folders: OpenFolders, *, alone: bool, root: Path | None, max_bytes: int
-) -> InboundFile:
+def _take_in(routed: RoutedFile, folders: OpenFolders, *, alone: bool, root: str | None, max_bytes: int) -> InboundFile:
     """Raises FileGone or RetryLater."""
-    dropped, rejection, stays = routed.dropped, routed.rejection, root is None
-    entry = open_file.entry_of(folders, dropped.path, root)
-    seen = (dropped.size, dropped.mtime_ns)
+    dropped, stays = routed.dropped, root is None
+    entry = open_file.entry_of(folders, dropped.place, root)
     try:
-        source = open_file.opened(entry, max_bytes=max_bytes, seen=seen)
+        source = open_file.opened(entry, max_bytes=max_bytes, seen=(dropped.size, dropped.mtime_ns))
     except RejectFile as error:
         return _unread(dropped, entry, Rejection.of(error), stays=stays)
     if source.is_open:
         folders.enter_context(source)
     sha256 = source.sha256()
-    known = (dropped, entry, source.read_state(sha256), stays, sha256)
-    if rejection is not None:
-        return InboundFile(*known, rejection=rejection)
+    state = source.read_state(sha256)
+    if routed.rejection is not None:
+        return InboundFile(dropped, entry, state, stays, sha256, rejection=routed.rejection)
     long = _is_long(entry.name, source.identity.bytes)
     if long and not alone:
         raise RetryLater("the file grew since it was seen", hint="it is read when it is at rest")
-    return InboundFile(*known, source, long)
+    return InboundFile(dropped, entry, state, stays, sha256, source, long)
 
 
 def _unread(dropped: DroppedFile, entry: Entry, rejection: Rejection, *, stays: bool) -> InboundFile:
@@ -148,11 +145,11 @@ def _unread(dropped: DroppedFile, entry: Entry, rejection: Rejection, *, stays: 
 
 def is_long(dropped: DroppedFile) -> bool:
     """Whether a file is too large to be read at once, as far as is known before it is opened."""
-    return _is_long(dropped.path.name, dropped.size)
+    return _is_long(dropped.place, dropped.size)
 
 
 def _is_long(name: str, size: int) -> bool:
-    return size > (SMALL_COMPRESSED_BYTES if open_file.is_compressed(name) else SMALL_BYTES)
+    return size > SMALL_COMPRESSED_BYTES and (size > SMALL_BYTES or open_file.is_compressed(name))
 
 
 def groups(files: Sequence[RoutedFile]) -> Iterator[list[RoutedFile]]:

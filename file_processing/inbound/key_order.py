@@ -5,7 +5,6 @@ page of it. And no two loaders ever wait for each other in a ring. What is upser
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from operator import itemgetter
 
 from file_processing.inbound.encode import EncodedRows
@@ -22,8 +21,7 @@ def of_batch(checked: CheckedBatch, flow: Flow) -> CheckedBatch:
         order = sorted(range(len(checked.rows)), key=list(map(key, checked.rows)).__getitem__)
     except (TypeError, ArithmeticError):
         return checked  # these the database has to judge
-    return replace(
-        checked,
+    return checked._replace(
         rows=[checked.rows[index] for index in order],
         positions=[checked.positions[index] for index in order],
         children=[checked.children[index] for index in order] if checked.children else [],

@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
-from loguru import logger
 from psycopg import Connection
 
-from file_processing.inbound import error_report, tally as tallying
+from file_processing.inbound import answer, error_report, tally as tallying
 from file_processing.inbound.deduplicate import Deduplicator, LoadDecision
 from file_processing.inbound.encode import ColumnTypes, EncodedBatch, Encoder
 from file_processing.inbound.error_report import PendingReport
@@ -26,11 +25,9 @@ from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
 from services.db import migrate, sqlstate
 from services.db.connection import Heartbeat
-from services.files import names
 from services.files.directory import Folder
-from services.ledger import inbound as ledger, interchanges, locks, outbound
+from services.ledger import inbound as ledger, interchanges, locks
 from services.ledger.inbound import LedgerEntry, Look
-from services.ledger.outbound import SealedFile
 
 ROWS_AT_ONCE = 50_000
 """Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
@@ -39,8 +36,7 @@ Progress = Callable[[DroppedFile, int], None]
 _Encoded = Callable[[LoadDecision], Iterator[EncodedBatch]]
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedFile:
+class CommittedFile(NamedTuple):
     """A file of which the ledger has a line.
 
     entry: the line, where it is new; none of a file that was committed before, and only has to be archived.
@@ -241,7 +237,7 @@ class Loader:
             ledger.write_rejected(connection, errors)
         for made, done in zip(decisions, committed, strict=True):
             if self.flow is not None and done.entry and done.status is not FileStatus.DUPLICATE:
-                self._answer(connection, self.flow.name, made, tallies[made.file_id])
+                answer.seal(connection, self.flow.name, self.node, made, tallies[made.file_id])
         return committed
 
     def _committed(self, made: LoadDecision, tally: Tally, counts: UpsertCounts) -> CommittedFile:
@@ -269,33 +265,13 @@ class Loader:
                         f"its report cannot be written: {error}", "make room in REJECTED_DIR; it is tried again"
                     )
                     left[made.file_id] = LeftFile(done.file.dropped, wait)
-            reported.append(done if report is done.report else replace(done, report=report))
+            reported.append(done if report is done.report else done._replace(report=report))
         if left:
             for done in reported:
                 if done.entry is not None and done.report is not None:
                     done.report.discard()
             raise _StartOver(left=left)
         return reported
-
-    def _answer(self, connection: Connection, flow: str, made: LoadDecision, tally: Tally) -> None:
-        """Seal the answer to a file whose sender wants one; where the fault is ours, the sender is told nothing."""
-        rejection = made.read.rejection
-        exchange = (rejection.exchange if rejection else None) or tally.exchange
-        if exchange is None:
-            return
-        name = made.read.file.name
-        for notice in exchange.notices():
-            logger.bind(flow=flow, file=name).warning("{}: {}: {}", flow, name, notice)
-        if rejection is not None and rejection.exchange is None:
-            return
-        rejected = set(tally.rejected.positions) if made.read.loads else None
-        answer = exchange.answer(rejected, datetime.now(UTC))
-        if answer is None:
-            return
-        (number,) = outbound.next_ids(connection, 1)
-        name = f"{answer.document}/{names.portable(answer.partner)}/{number}{answer.suffix}"
-        file = SealedFile(number, answer.document, name, answer.render(number), answer.records)
-        outbound.seal_answer(connection, flow, self.node, file)
 
 
 def _rejection(read: ReadResult, error: Exception) -> Rejection:

@@ -9,7 +9,6 @@ import stat
 import time
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from file_processing.inbound.formats.base import GZIP_SUFFIX
@@ -109,7 +108,8 @@ class _KeptBytes(io.BytesIO):
     """The bytes of a small file: a buffered reader over them would make room for a large one at each read."""
 
     def peek(self, size: int) -> bytes:
-        return bytes(self.getbuffer()[self.tell() :][:size])
+        at = self.tell()
+        return self.getvalue()[at : at + size]
 
 
 Content = io.BufferedReader | _KeptBytes
@@ -145,10 +145,10 @@ class _FileApart(io.RawIOBase):
         return read
 
 
-def entry_of(folders: OpenFolders, path: Path, root: Path | None) -> Entry:
+def entry_of(folders: OpenFolders, path: str, root: str | None) -> Entry:
     """What lies at `path`, below `root` where one is given. Raises FileGone or RetryLater."""
     try:
-        return folders.entry(str(path), None if root is None else str(root))
+        return folders.entry(path, root)
     except OSError as error:
         raise _left(error) from None
 
@@ -168,13 +168,13 @@ def opened(entry: Entry, *, max_bytes: int, seen: tuple[int, int] | None = None,
         descriptor = entry.open_to_read()
     except OSError as error:
         raise _explained(error) from None
-    is_open = False
     try:
         source = _opened(entry.name, descriptor, max_bytes, seen, only_looks)
-        is_open = source.is_open
-    finally:
-        if not is_open:
-            os.close(descriptor)  # and with it the lease
+    except BaseException:
+        os.close(descriptor)  # and with it the lease
+        raise
+    if not source.is_open:
+        os.close(descriptor)
     return source
 
 
@@ -184,13 +184,14 @@ def _opened(name: str, descriptor: int, max_bytes: int, seen: tuple[int, int] | 
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise RejectFile("not a regular file", hint="drop the file itself, not a link, pipe or device")
-    _check_unwritten(writer)
-    if writer is WriterState.UNKNOWN and seen not in (None, (status.st_size, status.st_mtime_ns)):
-        raise RetryLater(
-            "it changed since it was found complete",
-            hint="it is read when it is at rest",
-            after_seconds=_STILL_WRITTEN_SECONDS,
-        )
+    if writer is not WriterState.DONE:
+        _check_unwritten(writer)
+        if seen not in (None, (status.st_size, status.st_mtime_ns)):
+            raise RetryLater(
+                "it changed since it was found complete",
+                hint="it is read when it is at rest",
+                after_seconds=_STILL_WRITTEN_SECONDS,
+            )
     if status.st_size > max_bytes:
         raise RejectFile(
             f"{status.st_size} bytes are more than MAX_FILE_BYTES allows ({max_bytes})",

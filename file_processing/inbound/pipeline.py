@@ -11,8 +11,9 @@ place, and any mistake, for which it splits the group until the file at fault st
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,24 @@ class _Steps:
     loader: Loader
     unmarked: list[tuple[int, str | None]] = field(default_factory=list)
     marking: ExitStack | None = None
+
+
+Further = Callable[[], Sequence[RoutedFile]]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Files that were taken in and read, and are open as long as `opened` is in use.
+
+    left: those that were not. started: when work on them began, by `time.perf_counter`.
+    ahead: the next group, which is read meanwhile.
+    """
+
+    reads: Sequence[ReadResult]
+    left: Sequence[LeftFile]
+    started: float
+    opened: ExitStack
+    ahead: "Future[_Group] | None" = None
 
 
 class Pipeline:
@@ -115,8 +134,12 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001  # files are loaded all the same
             logger.opt(exception=error).error("flow {}: what a crash left cannot be put in order", flow)
 
-    def handle(self, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
+    def handle(
+        self, flow: str | None, files: Sequence[RoutedFile], further: Further = lambda: ()
+    ) -> Iterator[FileResult]:
         """Handle files of one flow, in their order.
+
+        further: asked for files to go on with each time the last of these are begun.
 
         Yields a result for each. Raises RetryLater or StopDaemon when the database or a full disk is the reason,
         RetryLater also when another process loads files of the flow, or this one is stopping: then the files not yet
@@ -124,26 +147,50 @@ class Pipeline:
         """
         steps = self._steps[flow]
         try:
-            for group in intake.groups(files):
-                self._go_on()
-                self._room()
-                yield from self._handle_group(steps, group)
+            with closing(self._groups(steps, files, further)) as groups:
+                for group in groups:
+                    yield from self._handle_group(steps, group)
         finally:
             self._await_marks(steps)
 
-    def _handle_group(self, steps: _Steps, group: Sequence[RoutedFile]) -> Iterator[FileResult]:
-        started = time.perf_counter()
-        root, limits = self.router.root, self._limits
-        with (
-            intake.taken_in(group, root=root, max_bytes=limits.max_bytes) as taken,
-            read.reading(taken.files, steps.validator, self._long_files, limits=limits, go_on=self._go_on) as reads,
-        ):
-            yield from (FileResult.of_left(left, steps.flow) for left in taken.left)
-            for loaded in self._load(steps, reads):
-                results = archive.archive(loaded.committed, self._folders, steps.flow, started=started)
-                self._send_marks(steps, results)
-                yield from results
-                yield from (FileResult.of_left(left, steps.flow) for left in loaded.left)
+    def _groups(self, steps: _Steps, files: Sequence[RoutedFile], further: Further) -> Generator[_Group]:
+        """The files in groups, each open until the next one is asked for; that is read while the database is at it."""
+        ahead: Future[_Group] | None = None
+        groups = deque(intake.groups(files))
+        with ThreadPoolExecutor(1, "read ahead") as aside:  # which starts no thread before it gets work
+            try:
+                while groups:
+                    self._go_on()
+                    self._room()
+                    group = groups.popleft()
+                    current = self._read(steps, group) if ahead is None else ahead.result()
+                    if not groups:
+                        groups.extend(intake.groups(further()))
+                    is_small = bool(groups) and not intake.is_long(groups[0][0].dropped)
+                    ahead = current.ahead = aside.submit(self._read, steps, groups[0]) if is_small else None
+                    with current.opened:
+                        yield current
+            finally:
+                if ahead is not None:
+                    with suppress(Exception):  # its files are where they were
+                        ahead.result().opened.close()
+
+    def _read(self, steps: _Steps, group: Sequence[RoutedFile]) -> _Group:
+        started, limits = time.perf_counter(), self._limits
+        with ExitStack() as opened:
+            taken = opened.enter_context(intake.taken_in(group, root=self.router.root, max_bytes=limits.max_bytes))
+            reading = read.reading(taken.files, steps.validator, self._long_files, limits=limits, go_on=self._go_on)
+            return _Group(opened.enter_context(reading), taken.left, started, opened.pop_all())
+
+    def _handle_group(self, steps: _Steps, group: _Group) -> Iterator[FileResult]:
+        yield from (FileResult.of_left(left, steps.flow) for left in group.left)
+        for loaded in self._load(steps, group.reads):
+            if group.ahead is not None:
+                wait([group.ahead])  # two that call the system all the time would only wait for each other
+            results = archive.archive(loaded.committed, self._folders, steps.flow, started=group.started)
+            self._send_marks(steps, results)
+            yield from results
+            yield from (FileResult.of_left(left, steps.flow) for left in loaded.left)
 
     def _load(self, steps: _Steps, reads: Sequence[ReadResult]) -> Iterator[Loaded]:
         """Load a group; where that fails for no known reason, split it until the file at fault stands alone.

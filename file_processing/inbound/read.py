@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -17,8 +18,7 @@ from models.errors import RejectFile, TidegateError
 from models.flow import Flow
 
 
-@dataclass(frozen=True, slots=True)
-class ReadResult:
+class ReadResult(NamedTuple):
     """What a file came to.
 
     batches: its records, as far as they could be read. long: instead, of a long file, which is read while its
@@ -34,7 +34,7 @@ class ReadResult:
 
     def not_loading(self, rejection: Rejection | None) -> "ReadResult":
         """The same file, of which nothing loads."""
-        return replace(self, batches=(), long=None, loads=False, rejection=rejection)
+        return self._replace(batches=(), long=None, loads=False, rejection=rejection)
 
 
 @contextmanager
@@ -68,11 +68,16 @@ class _Parsed:
     batches: list[Batch]
     rejection: Rejection | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is one batch."""
+        return self.rejection is None and len(self.batches) == 1
+
 
 def _parsed(file: InboundFile, source: OpenFile, flow: Flow, limits: Limits, go_on: GoOn) -> _Parsed:
     parsed = _Parsed(file, [])
     try:
-        parsed.batches.extend(batches.read(source, flow, limits, go_on))
+        parsed.batches += batches.read(source, flow, limits, go_on)
     except RejectFile as error:
         parsed.rejection = Rejection.of(error)
     except TidegateError:
@@ -88,21 +93,17 @@ def _with_checked(
     """The results, those that were only parsed with their batches checked: together where all of them are good."""
     if validator is None:
         return [result for result in results if isinstance(result, ReadResult)]
-    whole = [each.batches[0] for each in results if isinstance(each, _Parsed) and _is_whole(each)]
+    whole = [each.batches[0] for each in results if isinstance(each, _Parsed) and each.is_whole]
     together = iter(validator.check_together(whole) or ())
     checked: list[ReadResult] = []
     for each in results:
         if isinstance(each, ReadResult):
             checked.append(each)
-        elif _is_whole(each) and (good := next(together, None)) is not None:
+        elif each.is_whole and (good := next(together, None)) is not None:
             checked.append(ReadResult(each.file, (good,)))
         else:
             checked.append(_checked(each, validator, limits))
     return checked
-
-
-def _is_whole(parsed: _Parsed) -> bool:
-    return parsed.rejection is None and len(parsed.batches) == 1
 
 
 def _checked(parsed: _Parsed, validator: Validator, limits: Limits) -> ReadResult:

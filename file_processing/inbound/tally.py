@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from file_processing.inbound import error_report
@@ -26,15 +26,18 @@ class Tally:
 
     rejected: RejectedRecords
     records: int = 0
-    drift: Counter[str] = field(default_factory=Counter)
+    drift: Counter[str] | None = None
     form: RecordForm | None = None
     exchange: Exchange | None = None
 
     def take(self, checked: CheckedBatch | EncodedBatch) -> None:
         self.records += checked.records
-        self.rejected.add(checked.rejected)
-        self.rejected.count += checked.bad - len(checked.rejected)
-        self.drift.update(checked.drift)
+        if checked.bad:
+            self.rejected.add(checked.rejected)
+            self.rejected.count += checked.bad - len(checked.rejected)
+        if checked.drift:
+            self.drift = self.drift or Counter()
+            self.drift.update(checked.drift)
         self.form = checked.batch.form
         self.exchange = checked.batch.exchange
 
@@ -70,29 +73,29 @@ def of(made: LoadDecision) -> Tally:
 def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow | None, node: str) -> LedgerEntry:
     """The ledger's line of a file."""
     file, file_id = made.read.file, made.file_id
-    status = _status(made, tally)
+    status, identity = _status(made, tally), file.state.identity
     told = None if status is FileStatus.DUPLICATE else _error(made.read.rejection, tally, flow)
     return LedgerEntry(
-        id=file_id,
-        flow=flow.name if flow else None,
-        name=file.name,
-        path=file.place,
-        sha256=file.sha256,
-        bytes=file.state.identity.bytes,
-        status=status,
-        seen_at=file.dropped.seen_at,
-        node=node,
-        records=tally.records,
+        file_id,
+        flow.name if flow else None,
+        file.name,
+        file.place,
+        file.sha256,
+        identity.bytes,
+        status,
+        file.dropped.seen_at,
+        node,
+        identity.key,
+        tally.records,
         inserted=counts.inserted.get(file_id, 0),
         updated=counts.updated.get(file_id, 0),
         unchanged=counts.unchanged.get(file_id, 0),
         stale=counts.stale.get(file_id, 0),
         rejected=0 if status is FileStatus.DUPLICATE else tally.rejected.count,
         error=told and storable(told),
-        drift=tally.drift or None,
+        drift=tally.drift,
         duplicate_of=made.duplicate_of,
         supersedes=made.supersedes if status in IN_TABLE else None,
-        identity=file.state.identity.key,
         filed_at=datetime.now(UTC) if file.stays else None,
     )
 
@@ -109,7 +112,7 @@ def _error(rejection: Rejection | None, tally: Tally, flow: Flow | None) -> str 
     if rejection is not None:
         where = f" at line {rejection.line}" if rejection.line else ""
         return f"{rejection.reason}{where}"
-    first = next(tally.rejected.errors(), None)
+    first = next(tally.rejected.errors(), None) if tally.rejected.count else None
     if first is None:
         return None
     others = tally.rejected.count - 1

@@ -3,11 +3,10 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from operator import attrgetter, itemgetter
 from types import MappingProxyType
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import AliasChoices, AliasPath, BaseModel, FailFast, TypeAdapter, ValidationError
 from sqlalchemy import Table
@@ -34,8 +33,7 @@ ChildRows = tuple[Sequence[RowValues], ...]
 """The children of one row, for each of `Flow.children`: the values behind the parent's key."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedBatch:
+class CheckedBatch(NamedTuple):
     """What a batch came to.
 
     records: how many were looked at: all, up to where too many are bad.

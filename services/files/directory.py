@@ -13,9 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ITSELF = os.O_NOFOLLOW | os.O_CLOEXEC
+_TO_READ = os.O_RDONLY | os.O_NONBLOCK | _ITSELF
+
+_NO_NAMES = frozenset({"", ".", ".."})
 
 # openat2(2): Python has no function for it, and it has the same number on every architecture.
 _OPENAT2 = 437
@@ -52,7 +56,7 @@ class Directory:
 
     def entry(self, name: str) -> "Entry":
         """What has this name here. Raises LeadsOut when it is more than a name."""
-        if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        if name in _NO_NAMES or "/" in name or "\0" in name:
             raise LeadsOut(name)
         return Entry(self, name)
 
@@ -76,8 +80,7 @@ class Directory:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A name in an open folder, and whatever it stands for at the time."""
 
     folder: Directory
@@ -91,7 +94,7 @@ class Entry:
     @property
     def place(self) -> str:
         """The same as text."""
-        return f"{self.folder.path}/{self.name}"
+        return f"{self.folder.path!s}/{self.name}"
 
     def status(self) -> os.stat_result:
         """Of what has the name, never of what a link there leads to."""
@@ -99,12 +102,11 @@ class Entry:
 
     def open(self, flags: int, mode: int = 0) -> int:
         """A descriptor of the file itself; a link fails with ELOOP."""
-        flags |= os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self.name, flags, mode, dir_fd=self.folder.descriptor)
+        return os.open(self.name, flags | _ITSELF, mode, dir_fd=self.folder.descriptor)
 
     def open_to_read(self) -> int:
         """The same for reading; a pipe is not waited for."""
-        return self.open(os.O_RDONLY | os.O_NONBLOCK)
+        return os.open(self.name, _TO_READ, dir_fd=self.folder.descriptor)
 
     def rename(self, target: "Entry") -> None:
         """Over whatever has the other name."""

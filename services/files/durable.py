@@ -164,18 +164,18 @@ def replace(folder: Directory, name: str, content: bytes, *, fsync: bool) -> Ent
 
 def rename(source: Entry, folder: Directory, name: str, number: int) -> Entry:
     """Rename within a file system, never over another file; the new name."""
-    for candidate in _candidates(name, number):
-        target = folder.entry(candidate)
+    target = folder.entry(name)
+    others = _other_names(name, number)
+    while True:
         try:
             _rename_exclusively(source, target, number)
         except FileExistsError:
-            continue
-        return target
-    raise AssertionError
+            target = folder.entry(next(others))
+        else:
+            return target
 
 
-def _candidates(name: str, number: int) -> Iterator[str]:
-    yield name
+def _other_names(name: str, number: int) -> Iterator[str]:
     yield numbered(name, number)
     # A sender may well have called a file just so.
     for further in itertools.count(2):
@@ -185,8 +185,9 @@ def _candidates(name: str, number: int) -> Iterator[str]:
 def _rename_exclusively(source: Entry, target: Entry, number: int) -> None:
     """Raises FileExistsError, or another OSError."""
     if _renameat2 is not None:
-        names = source.folder.descriptor, os.fsencode(source.name), target.folder.descriptor, os.fsencode(target.name)
-        if _renameat2(*names, _RENAME_NOREPLACE) == 0:
+        old = os.fsencode(source.name)
+        new = old if target.name == source.name else os.fsencode(target.name)
+        if _renameat2(source.folder.descriptor, old, target.folder.descriptor, new, _RENAME_NOREPLACE) == 0:
             return
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOSYS):

@@ -5,6 +5,8 @@ import fcntl
 from enum import Enum, auto
 from signal import SIGURG
 
+_SIGNAL = int(SIGURG)
+
 
 class WriterState(Enum):
     """What a read lease says of a file's writers."""
@@ -38,13 +40,13 @@ def take(descriptor: int) -> WriterState:
     DONE: nobody writes, and who opens the file for writing meanwhile is kept waiting: be short.
     UNKNOWN: another user's file without CAP_LEASE, a file system or platform without leases.
     """
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return WriterState.UNKNOWN
     try:
         # Who opens the file for writing while we hold the lease makes the kernel signal us. Its default
         # signal, SIGIO, would end the process; SIGURG is ignored unless somebody asks for it.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, _SIGNAL)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return WriterState.WRITING if error.errno == errno.EAGAIN else WriterState.UNKNOWN
+    except AttributeError:  # no such platform
+        return WriterState.UNKNOWN
     return WriterState.DONE

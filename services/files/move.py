@@ -5,7 +5,6 @@ import hashlib
 import os
 import shutil
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +35,10 @@ class Identity(NamedTuple):
     def of(cls, status: os.stat_result) -> "Identity":
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether this is still it."""
+        return self.ctime_ns == status.st_ctime_ns and self.is_moved(status)
+
     def is_moved(self, status: os.stat_result) -> bool:
         """Whether this is still it, apart from its name."""
         return self[:4] == (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -46,8 +49,7 @@ class Identity(NamedTuple):
         return f"{self.inode}:{self.bytes}:{self.mtime_ns}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReadState:
+class ReadState(NamedTuple):
     """A file as it was read. sha256: where its times alone cannot tell whether it was written to since.
 
     is_regular: whether it could be read at all; nothing else has writers that matter.
@@ -59,7 +61,7 @@ class ReadState:
 
     def fits(self, status: os.stat_result) -> bool:
         """Whether this may still be it; where there is a digest, it has the last word."""
-        return self.identity == Identity.of(status) or (self.sha256 is not None and self.identity.is_moved(status))
+        return self.identity.is_of(status) or (self.sha256 is not None and self.identity.is_moved(status))
 
 
 def move(source: Entry, folder: Directory, name: str, number: int, read: ReadState | None) -> Entry:
@@ -73,8 +75,12 @@ def move(source: Entry, folder: Directory, name: str, number: int, read: ReadSta
     RetryLater when the folder cannot take it.
     """
     try:
-        with _Opened(source, read) as descriptor:
+        descriptor = _opened(source, read)
+        try:
             moved = _rename(source, folder, name, number, read, descriptor)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
         return moved or _copy(source, folder, name, number, read)
     except OSError as error:
         raise not_moved(error, source, folder.path) from None
@@ -95,8 +101,7 @@ def _rename(
             return None
         raise
     moved = target.status()
-    same = Identity.of(status).is_moved(moved) and not _is_linked(moved)
-    if not same or not _is_unwritten(descriptor, writer, read):
+    if not _is_same(status, moved) or _is_linked(moved) or not _is_unwritten(descriptor, writer, read):
         # Another file, another link or a writer came between the look and the rename.
         durable.rename(target, source.folder, source.name, number)
         raise FileGone(_ANOTHER)
@@ -104,32 +109,26 @@ def _rename(
 
 
 def _is_linked(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+    return status.st_nlink > 1 and stat.S_ISREG(status.st_mode)
 
 
-class _Opened:
+def _is_same(status: os.stat_result, moved: os.stat_result) -> bool:
+    return Identity.of(status).is_moved(moved)
+
+
+def _opened(source: Entry, read: ReadState | None) -> int | None:
     """A descriptor by which the kernel can be asked about its writers; None where it cannot, or need not.
 
-    A lease on it goes with it: who would write to the file waits as long as this is in use.
+    A lease on it goes with it: who would write to the file waits until it is closed.
     """
-
-    __slots__ = ("_descriptor",)
-
-    def __init__(self, source: Entry, read: ReadState | None) -> None:
-        self._descriptor: int | None = None
-        if read is not None and read.is_regular:
-            try:
-                self._descriptor = source.open_to_read()
-            except OSError as error:
-                if error.errno not in _NOT_OPENED:
-                    raise
-
-    def __enter__(self) -> int | None:
-        return self._descriptor
-
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+    if read is None or not read.is_regular:
+        return None
+    try:
+        return source.open_to_read()
+    except OSError as error:
+        if error.errno not in _NOT_OPENED:
+            raise
+        return None
 
 
 def _look(source: Entry, descriptor: int | None) -> tuple[os.stat_result, WriterState]:
@@ -195,12 +194,16 @@ def _copy(source: Entry, folder: Directory, name: str, number: int, read: ReadSt
         target = copy(source, status, folder, name, number)
         folder.sync()
     try:
-        with _Opened(source, read) as descriptor:
+        descriptor = _opened(source, read)
+        try:
             _, writer = _look(source, descriptor)
             _check_at_rest(source.status(), writer, read)
             if read.sha256 is not None and descriptor is not None and _digest(descriptor) != read.sha256:
                 raise FileGone(_ANOTHER)
             source.unlink()
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
     except (FileGone, OSError):
         target.unlink()  # or each try would leave one more
         raise

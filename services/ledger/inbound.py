@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from psycopg import Connection, sql
@@ -12,7 +11,7 @@ from psycopg.errors import UniqueViolation
 from models.errors import RetryLater
 from models.ledger import IN_TABLE, FileStatus, RecordError
 from services import text
-from services.ledger.statements import file_row, statement
+from services.ledger.statements import array, file_row, statement
 
 
 class KnownFile(NamedTuple):
@@ -38,8 +37,7 @@ COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
 """What is counted of a file, in the order in which it is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """One file's line in the ledger, as it is written; the counts are of records sent and of rows upserted."""
 
     id: int
@@ -83,17 +81,17 @@ class Look:
 # All in one round trip.
 _LOOK = statement("""
 with placed as (
-    delete from tidegate.placed_file where flow = %(flow)s and identity = any(%(identities)s)
+    delete from tidegate.placed_file where flow = %(flow)s and identity = any(%(identities)s::text[])
     returning identity, again
 ),
 known as (
     select id, path, sha256, status, filed_at is not null as filed, identity
-    from tidegate.inbound_file where flow = %(flow)s and sha256 = any(%(contents)s) and {current}
+    from tidegate.inbound_file where flow = %(flow)s and sha256 = any(%(contents)s::bytea[]) and {current}
     union all
     select id, path, sha256, status, false as filed, identity
     from tidegate.inbound_file
     where flow is not distinct from %(flow)s and filed_at is null and {not_current}
-      and (sha256 = any(%(contents)s) or sha256 is null and path = any(%(paths)s))
+      and (sha256 = any(%(contents)s::bytea[]) or sha256 is null and path = any(%(paths)s::text[]))
 )
 select array(select nextval('tidegate.inbound_file_id_seq') from generate_series(1, %(new_ids)s)),
     (select version_num from tidegate.alembic_version),
@@ -118,9 +116,9 @@ def look(
     values = {
         "flow": flow,
         "new_ids": new_ids,
-        "contents": list(contents),
-        "paths": list(paths),
-        "identities": list(identities),
+        "contents": array(rf"\x{each.hex()}" for each in contents),
+        "paths": array(paths),
+        "identities": array(identities),
     }
     ids, revision, known, placed = connection.execute(_LOOK, values).fetchone() or ([], None, None, None)
     return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {})
@@ -155,14 +153,12 @@ def newest(connection: Connection, flow: str) -> int | None:
 
 _COLUMNS = {
     "id": "int8", "flow": "text", "name": "text", "path": "text", "sha256": "bytea", "bytes": "int8",
-    "status": "text", "seen_at": "timestamptz", "node": "text", "records": "int8", "inserted": "int8",
-    "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8", "drift": "jsonb",
-    "duplicate_of": "int8", "filed_at": "timestamptz", "identity": "text", "error": "text",
+    "status": "text", "seen_at": "timestamptz", "node": "text", "identity": "text", "records": "int8",
+    "inserted": "int8", "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8",
+    "error": "text", "drift": "jsonb", "duplicate_of": "int8", "filed_at": "timestamptz", "superseded_by": "int8",
 }  # fmt: skip
 
-_values = attrgetter(*_COLUMNS)
-
-_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}, superseded_by) from stdin (format binary)").format(
+_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}) from stdin (format binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
 )
 
@@ -186,9 +182,9 @@ def write(connection: Connection, entries: Sequence[LedgerEntry]) -> None:
             cursor.execute(_SUPERSEDE, [list(superseded), list(superseded.values())])
         try:
             with cursor.copy(_COPY_FILES) as copy:
-                copy.set_types([*_COLUMNS.values(), "int8"])
+                copy.set_types([*_COLUMNS.values()])
                 for entry in entries:
-                    copy.write_row((*_values(entry), superseded.get(entry.id)))
+                    copy.write_row((*entry[:-1], superseded.get(entry.id)))
         except UniqueViolation as error:
             raise RetryLater(f"the ledger has this line already: {error.diag.message_primary}") from error
 
@@ -232,7 +228,8 @@ def mark_filed(connection: Connection, places: Sequence[tuple[int, str | None]])
     Losing this is harmless (the next start finds the file where it is), so it waits for no disk.
     """
     connection.execute("set local synchronous_commit = off")
-    connection.execute(_MARK_FILED, [[file_id for file_id, _ in places], [place for _, place in places]])
+    ids, names = array(file_id for file_id, _ in places), array(place for _, place in places)
+    connection.execute(_MARK_FILED, [ids, names])
 
 
 class UnfiledFile(NamedTuple):

@@ -37,6 +37,22 @@ def statement(text: str, **parts: sql.Composable) -> bytes:
     return sql.SQL(text).format(**STATES, **parts).as_bytes(None)
 
 
+def array(values: Iterable[int | str | None]) -> str:
+    """A parameter for an array in a statement; psycopg makes one from a list in ten times the time.
+
+    Numbers, and text; `bytea` as the text that it is to the server, `\\x` and digits.
+    """
+    return f"{{{','.join([_element(value) for value in values])}}}"
+
+
+def _element(value: int | str | None) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return str(value)
+    return '"' + value.replace("\\", r"\\").replace('"', r"\"") + '"'
+
+
 def file_row(kind: Callable[..., T]) -> BaseRowFactory[T]:
     """Makes what is asked of inbound files, by the names of its columns, with `status` as one of the states."""
 

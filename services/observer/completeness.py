@@ -2,8 +2,8 @@
 
 import os
 import stat
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from services.files.directory import Entry
 from services.files.lease import WriterState, writer_state
@@ -19,8 +19,7 @@ class FileKind(StrEnum):
     DEVICE = "device"
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """A file as one look at it found it."""
 
     kind: FileKind

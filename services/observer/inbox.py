@@ -28,7 +28,7 @@ LONGEST_WAIT_SECONDS = 60.0
 HANGS_SECONDS = 300.0
 """A turn that takes longer than this hangs: a disk that does not answer, for one."""
 _STUMBLE_SECONDS = 1.0
-_BURST_SECONDS = 0.001
+_BURST_SECONDS = 0.005
 # Waking the loader for each single file would cost more than finding it; and no folder keeps the others
 # waiting for longer than a look at so many of its files takes.
 _BATCH = 128
@@ -112,13 +112,13 @@ class Inbox:
         """Hand out up to `limit` complete files, waiting up to `timeout` seconds for the first."""
         return self._paths.take(limit, timeout)
 
-    def done(self, paths: Iterable[Path]) -> None:
+    def done(self, paths: Iterable[str | Path]) -> None:
         """The loader has filed these: whatever has their name from now on is new."""
         for path in self._paths.done(paths):
             self._hints.file(path)
         self._refill()
 
-    def later(self, paths: Iterable[Path], delay_seconds: float, reason: str = "") -> bool:
+    def later(self, paths: Iterable[str | Path], delay_seconds: float, reason: str = "") -> bool:
         """Hand these out again after `delay_seconds`, or somewhat later where very many of their folder wait.
 
         Returns whether that is news: not the reason that they waited for before, nor one of very many.

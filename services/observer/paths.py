@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -21,16 +22,19 @@ RETRIES_PER_SECOND = 200
 """Of the files of one lane that the loader put off: very many of them are tried again less often."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(NamedTuple):
     """A complete file, or something that is no file, to be taken from the input folder."""
 
-    path: Path
+    place: str
     relative: str
     size: int
     mtime_ns: int
     seen_at: datetime
     kind: FileKind
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
 
 
 @dataclass(slots=True)
@@ -106,7 +110,7 @@ class Paths:
         reason = reason_to_wait(seen, rested_seconds=rested_seconds, settle_seconds=self._settle_seconds)
         relative = path[self._prefix :]
         if reason is None:
-            known.found = FoundFile(Path(path), relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)
+            known.found = FoundFile(path, relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)
             if known.stand is not Stand.READY:
                 self._put(path, known, Stand.READY)
                 self._ready.setdefault(known.lane, deque()).append(path)
@@ -174,13 +178,13 @@ class Paths:
                 self._ready[lane] = paths  # behind the others
             yield path
 
-    def done(self, paths: Iterable[Path]) -> list[str]:
+    def done(self, paths: Iterable[str | Path]) -> list[str]:
         """Forget `paths`; give back those of which an event came meanwhile: a new file may lie there."""
         with self._changed:
             known = {path: self._forget(path) for path in map(str, paths)}
         return [path for path, was in known.items() if was is not None and was.again]
 
-    def later(self, paths: Iterable[Path], delay_seconds: float, reason: str) -> bool:
+    def later(self, paths: Iterable[str | Path], delay_seconds: float, reason: str) -> bool:
         """Hand `paths` out again after `delay_seconds`; whether that is news, and not one of very many."""
         now, news = self._clock(), False
         with self._changed:

@@ -196,7 +196,7 @@ def test_files_keep_their_order_when_the_database_fails(site: Site, monkeypatch:
     loaded: list[str] = []
     original = Pipeline.handle
 
-    def handle(pipeline: Pipeline, flow: str | None, files: Sequence[RoutedFile]) -> Iterator[FileResult]:
+    def handle(pipeline: Pipeline, flow: str | None, files: Sequence[RoutedFile], *_: object) -> Iterator[FileResult]:
         names = [routed.dropped.path.name for routed in files]
         if files and not failed:
             if len(files) == 5:

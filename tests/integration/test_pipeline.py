@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,94 @@ def test_a_compressed_file_that_breaks_off_loads_nothing(site: Site) -> None:
     site.load()
     assert statuses(site) == {"cut.json.gz": "rejected", "a.json": "loaded"}
     assert len(site.rows("vehicles_status")) == 1
+
+
+# Groups, one of which is read while the database is at the one before
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each small file is a group of its own."""
+    monkeypatch.setattr(intake, "GROUP_FILES", 1)
+
+
+@pytest.fixture
+def read_ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], object]:
+    """Waits until the file of this name is taken in."""
+    taken: set[str] = set()
+    original = intake._take_in
+
+    def take_in(routed: Any, *rest: Any, **options: Any) -> Any:
+        try:
+            return original(routed, *rest, **options)
+        finally:
+            taken.add(routed.dropped.path.name)
+
+    monkeypatch.setattr(intake, "_take_in", take_in)
+    return lambda name: eventually(lambda: name in taken, what=f"{name} taken in")
+
+
+def while_it_loads(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable[[], object]) -> None:
+    """Before the transaction of the file of this name."""
+    load = Loader.load
+
+    def instead(loader: Loader, connection: Any, reads: Any) -> Any:
+        if reads[0].file.name == name:
+            happens()
+        return load(loader, connection, reads)
+
+    monkeypatch.setattr(Loader, "load", instead)
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_file_that_was_read_ahead_and_is_another_by_its_turn_waits(
+    site: Site, monkeypatch: pytest.MonkeyPatch, read_ahead: Callable[[str], object]
+) -> None:
+    paths = {name: drop(site, f"{name}.json", reports(name)) for name in "abc"}
+
+    def change() -> None:
+        read_ahead("b.json")
+        paths["b"].write_text(json.dumps(reports("b", "new")))
+
+    while_it_loads(monkeypatch, "a.json", change)
+    assert "changed after it was read" in waits(site.load())["b.json"]
+    assert [line["name"] for line in site.ledger()] == ["a.json", "c.json"]
+    site.load()
+    assert vehicles(site) == ["a", "b", "c", "new"]
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_nothing_of_what_was_read_ahead_stays_open_when_the_database_is_gone(
+    site: Site, monkeypatch: pytest.MonkeyPatch, read_ahead: Callable[[str], object]
+) -> None:
+    for name in "abc":
+        drop(site, f"{name}.json", reports(name))
+    site.load()
+    for name in "def":
+        drop(site, f"{name}.json", reports(name))
+
+    def fail() -> None:
+        read_ahead("f.json")
+        raise RetryLater("the server is gone")
+
+    while_it_loads(monkeypatch, "e.json", fail)
+    before = open_input_folders(site)
+    with pytest.raises(RetryLater, match="the server is gone"):
+        site.load()
+    assert open_input_folders(site) == before == []
+    assert [line["name"] for line in site.ledger()] == ["a.json", "b.json", "c.json", "d.json"]
+    monkeypatch.undo()
+    site.load()
+    assert vehicles(site) == [*"abcdef"]
+
+
+def open_input_folders(site: Site) -> list[str]:
+    """The open descriptors of this process that lead to what is below the input folder."""
+    links = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(str(descriptor.readlink()))
+    return [link for link in links if link.startswith(str(site.input))]
 
 
 # Files that are not what they were

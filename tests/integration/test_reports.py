@@ -5,7 +5,6 @@ import json
 import mmap
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,7 +269,7 @@ def test_a_long_file_of_nothing_but_bad_records_takes_bounded_memory(
             alive.add(id(batch.records))
             weakref.finalize(records := Held(batch.records), alive.discard, id(batch.records))
             most[0] = max(most[0], len(alive))
-            yield replace(batch, records=records)
+            yield batch._replace(records=records)
 
     monkeypatch.setattr(JsonFormat, "read", held)
     allow_rejects(site, 15_000)

@@ -9,11 +9,10 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NoReturn
 from unittest import mock
 
-from file_processing.inbound import batches, error_report, insert, load
+from file_processing.inbound import batches, error_report, insert, intake, load
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Reading
 from file_processing.inbound.insert import Insert
@@ -87,10 +86,15 @@ def many_batches() -> None:
     """A long file comes in many batches, and is upserted in many portions."""
 
     def small(*arguments: Any, **options: Any) -> Reading:
-        return replace(Reading(*arguments, **options), batch_bytes=100_000)
+        return Reading(*arguments, **options)._replace(batch_bytes=100_000)
 
     mock.patch.object(batches, "Reading", small).start()
     mock.patch.object(load, "ROWS_AT_ONCE", 2_000).start()
+
+
+def one_by_one() -> None:
+    """Each small file is a group of its own."""
+    mock.patch.object(intake, "GROUP_FILES", 1).start()
 
 
 def nothing_inserted() -> None:
@@ -115,6 +119,10 @@ def _is_report(entry: Entry, *_: object) -> bool:
     return entry.name.endswith(".tmp")
 
 
+def _ahead(*_: object) -> bool:
+    return threading.current_thread().name.startswith("read ahead")
+
+
 def _called(name: str) -> Callable[..., bool]:
     return lambda entry, *_: entry.name == name
 
@@ -130,6 +138,8 @@ def _of_long_file(_: object, __: object, reads: list[Any]) -> bool:
 POINTS: dict[str, tuple[Patch, ...]] = {
     "before the transaction": (before(Loader, "load"),),
     "ids are taken": (after(ledger, "look"),),
+    "the next group is read ahead": (one_by_one, after(intake, "_take_in", 1, _ahead)),
+    "after the commit of one of many groups": (one_by_one, after(Loader, "load", 3)),
     "rows are upserted": (after(Upsert, "upsert"),),
     "in the middle of a long file": (many_batches, before(Upsert, "upsert", 3, _many_rows)),
     "in the middle of an insert": (many_batches, after(insert, "copy_rows", 4)),

@@ -25,7 +25,7 @@ LIMIT = 10 << 20
 @contextmanager
 def opened(path: Path, *, root: Path | None, max_bytes: int) -> Iterator[OpenFile]:
     with OpenFolders() as folders:
-        entry = open_file.entry_of(folders, path, root)
+        entry = open_file.entry_of(folders, str(path), None if root is None else str(root))
         with open_file.opened(entry, max_bytes=max_bytes) as source:
             yield source
 

@@ -73,6 +73,39 @@ def test_what_is_left_of_a_turn_comes_first_in_the_next_one() -> None:
     assert names(begin(given).files) == ["2", "3", "4"]
 
 
+def test_a_turn_goes_on_with_further_groups_while_no_other_flow_waits() -> None:
+    given = queues("a", "b")
+    given.add(file("a", str(number)) for number in range(intake.GROUP_FILES + 3))
+    turn = begin(given)
+    further = given.go_on(turn)
+    assert names(further) == [str(intake.GROUP_FILES + number) for number in range(3)]
+    assert given.go_on(turn) == ()
+    given.over(turn, further[1:])
+    assert names(begin(given).files) == names(further[1:])
+
+
+def test_a_turn_does_not_go_on_where_another_flow_waits() -> None:
+    given = queues("a", "b", workers=1)
+    given.add(file("a", str(number)) for number in range(intake.GROUP_FILES + 1))
+    turn = begin(given)
+    given.add([file("b", "x")])
+    assert given.go_on(turn) == ()
+    given.over(turn)
+    assert begin(given).queue.flow == "b"
+
+
+def test_a_turn_does_not_go_on_with_a_long_file_nor_behind_one_nor_when_all_ends() -> None:
+    given = queues("a", "b")
+    given.add([file("a", "small"), file("a", "long", size=LONG), file("b", "long", size=LONG), file("b", "small")])
+    turns = [begin(given), begin(given)]
+    assert [given.go_on(turn) for turn in turns] == [(), ()]
+    given = queues("a")
+    given.add(file("a", str(number)) for number in range(intake.GROUP_FILES + 1))
+    turn = begin(given)
+    given.close()
+    assert given.go_on(turn) == ()
+
+
 def test_a_flow_has_one_turn_at_a_time() -> None:
     given = queues("a")
     given.add([file("a", "1")])

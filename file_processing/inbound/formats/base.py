@@ -28,8 +28,7 @@ GoOn = Callable[[], None]
 """Called all along a long way; raises RetryLater when the daemon stops."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """How a file is to be read.
 
     name: the file's. flow: it declares what its files look like.

@@ -18,7 +18,10 @@ def plain_name(name: str) -> str:
 def format_of(name: str, head: bytes, flow: Flow) -> Format:
     """The format of a file of this flow. head: its first (decompressed) bytes."""
     plain = plain_name(name)
-    return next(known for known in FORMATS if known.serves(flow) and known.recognises(plain, head))
+    for known in FORMATS:
+        if known.serves(flow) and known.recognises(plain, head):
+            return known
+    raise AssertionError
 
 
 def signs(head: bytes) -> tuple[Format, frozenset[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import IO
+from typing import IO, NamedTuple
 
 import jiter
 
@@ -53,8 +53,7 @@ def write_lines(file: IO[bytes], texts: Iterable[str]) -> None:
         file.write(text.encode("utf-8", "surrogatepass") + b"\n")
 
 
-@dataclass(frozen=True, slots=True)
-class JsonBatch:
+class JsonBatch(NamedTuple):
     """Records of one JSON document.
 
     text: the JSON text with these records in it, which starts at `place` of the file.

@@ -5,7 +5,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import IO
+from typing import IO, NamedTuple
 
 from file_processing.inbound.formats import positions
 from file_processing.inbound.formats.base import MAX_RECORD_BYTES, Batch, Malformed, Reading, RecordForm, RecordText
@@ -30,8 +30,7 @@ class LinesForm:
         write_lines(file, texts)
 
 
-@dataclass(frozen=True, slots=True)
-class LinesBatch:
+class LinesBatch(NamedTuple):
     """Records that stand on lines of their own; text: these lines, which start at `place` of the file."""
 
     records: Sequence[object]

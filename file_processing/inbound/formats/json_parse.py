@@ -19,9 +19,10 @@ SHOWN_CHARACTERS = 100
 def check_encoding(head: bytes) -> None:
     """Raise RejectFile for UTF-16 and UTF-32: JSON starts with an ASCII character, and a zero byte beside it tells."""
     start = head[:4]
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 < start.count(0) < len(start):
+    zeros = start.count(0)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 < zeros < len(start):
         raise RejectFile("the text is UTF-16 or UTF-32, not UTF-8", hint="save it as UTF-8", line=1, column=1)
-    if start and not any(start):
+    if zeros:
         hint = "the sender wrote it while its disk was full or its machine crashed: have it sent again"
         raise RejectFile("the file is filled with zero bytes", hint=hint, line=1, column=1)
 

@@ -19,6 +19,7 @@ from file_processing.outbound.worker import Writer
 from file_processing.queues import Queue, Queues, Turn
 from models.errors import FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.files.room import NoRoom
+from services.ledger.daemons import Heartbeat
 from services.ledger.locks import FlowBusy
 from services.observer.inbox import Inbox
 from services.observer.paths import FoundFile
@@ -52,6 +53,7 @@ class Daemon:
         writer: Writer,
         connectors: Supervisor,
         publisher: Publisher,
+        heartbeat: Heartbeat,
         recover: Callable[[], None],
         workers: int,
         stopping: threading.Event,
@@ -61,6 +63,7 @@ class Daemon:
         self._writer = writer
         self._connectors = connectors
         self._publisher = publisher
+        self._heartbeat = heartbeat
         self._recover = recover
         self._stopping = stopping
         self._queues = Queues(pipeline.flows, workers)
@@ -76,6 +79,7 @@ class Daemon:
         self._inbox.start()
         self._writer.start()
         self._connectors.start()
+        self._heartbeat.start()
         self._loaders = [self._pool.submit(self._load_in_turns) for _ in range(self._workers)]
         try:
             while not self._stopping.is_set():
@@ -90,6 +94,7 @@ class Daemon:
             self._pool.shutdown(wait=True)
             self._writer.join()
             self._inbox.stop()
+            self._heartbeat.stop()
         if self._stop_reason is not None:
             raise self._stop_reason
 
@@ -134,9 +139,12 @@ class Daemon:
     def _load(self, turn: Turn, left: dict[Path, RoutedFile]) -> None:
         """Load the files of a turn, each of which leaves `left` then."""
         done: list[Path] = []
+        files = records = 0
         try:
             for result in self._pipeline.handle(turn.queue.flow, turn.files):
                 del left[result.dropped.path]
+                if result.entry is not None:
+                    files, records = files + 1, records + result.entry.records
                 if result.wait is None:
                     done.append(result.dropped.path)
                 else:
@@ -150,6 +158,7 @@ class Daemon:
             left.clear()
         finally:
             self._inbox.done(done)
+            self._heartbeat.count(files, records)
 
     def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
         """Leave a file that itself is the reason where it is; say why, once, unless it is only still written."""
@@ -202,6 +211,7 @@ class Daemon:
             "observer": self._inbox.is_alive,
             "writer": self._writer.is_alive,
             "connectors": self._connectors.is_alive,
+            "heartbeat": self._heartbeat.is_alive,
         }
         for name, is_alive in parts.items():
             if not is_alive():

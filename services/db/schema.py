@@ -25,8 +25,10 @@ _LEDGER_DIFFERS = (
 )
 
 
-def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path] = ()) -> None:
+def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path] = ()) -> list[str]:
     """Bring the database to the schema of this program, or leave it as it is; then build missing indexes.
+
+    Gives the processes that run an older version where it had to upgrade: see `migrate.upgrade`.
 
     Processes that start together wait for each other. Raises StopDaemon when the database is newer than this
     program, a migration fails, or a table does not fit its declaration.
@@ -34,7 +36,7 @@ def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path
     migrations: the folders of the site's own.
     """
     with _transaction(engine) as connection:
-        migrate.upgrade(connection, migrations)
+        older = migrate.upgrade(connection, migrations)
         _check_ledger(connection)
         tables = misfits.by_name(connection, [table for flow in flows.values() for table in flow.sql_tables])
         there = misfits.columns(connection, tables)
@@ -51,6 +53,7 @@ def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path
             if triggers.ensure(connection, flow):
                 logger.debug("created the triggers of {}", flow.name)
     indexes.ensure(engine, flows)
+    return older
 
 
 def revision(engine: Engine, flows: Mapping[str, Flow], message: str, migrations: Sequence[Path]) -> Path | None:

@@ -18,8 +18,10 @@ from file_processing.inbound.stage import Stage, StagedRow
 from file_processing.inbound.validate import RowValues
 from models.errors import RejectFile
 from models.flow import CHILDREN_DIGEST, Flow
+from models.partitions import ByTime
 from services.db import sqlstate
 from services.db.identifiers import equal, name, names
+from services.db.partitions import PartitionsByTime
 from services.db.triggers import loading
 
 
@@ -67,7 +69,8 @@ written as (
     insert into {table} as t ({columns}, source_file_id, record_position)
     select {columns}, source_file_id, record_position from newest
     on conflict ({key}) {on_conflict}
-    returning t.source_file_id, t.xmax = 0 as inserted  -- xmax is set by the update alone
+    -- What an update replaces is set by the update alone, unless nothing is known of it; then it is older than now.
+    returning t.source_file_id, t.replaced_file_id is null and t.inserted_at = t.changed_at as inserted
 )
 select source_file_id, count(*) filter (where inserted), count(*) filter (where not inserted)
 from written
@@ -190,6 +193,7 @@ class Upsert:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
         self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
         self._loading = loading(flow)
+        self._partitions = PartitionsByTime(flow, flow.partitions) if isinstance(flow.partitions, ByTime) else None
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(
             **parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s", self._stage.narrow)
@@ -207,6 +211,8 @@ class Upsert:
         if not rows:
             return counts, rejected
         connection.execute(self._loading)
+        if self._partitions is not None:
+            self._partitions.make_for(connection, (row.values for row in rows))
         if self._all_new and self._insert.insert(connection, rows, [child.of(rows) for child in self._children]):
             return replace(counts, inserted=Counter(row.file_id for row in rows)), rejected
         types = [stage.create(connection) for stage in (self._stage, *(child.stage for child in self._children))]

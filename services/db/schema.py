@@ -12,7 +12,7 @@ from models.errors import StopDaemon
 from models.flow import Flow
 from models.ledger import SCHEMA
 from models.tables import Base
-from services.db import indexes, migrate, misfits, own_columns, sqlstate, triggers
+from services.db import indexes, migrate, misfits, own_columns, partitions, sqlstate, triggers
 from services.db.connection import DatabaseConnection
 
 _ADVISORY_LOCK = int.from_bytes(b"tidegate")
@@ -35,6 +35,7 @@ def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path
 
     migrations: the folders of the site's own.
     """
+    partitions.declare(flows.values())
     with _transaction(engine) as connection:
         older = migrate.upgrade(connection, migrations)
         _check_ledger(connection)
@@ -50,6 +51,7 @@ def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path
         for flow in flows.values():
             if flow.sql_table in made:
                 indexes.create(connection, indexes.of_flow(flow))
+            partitions.begin(connection, flow, made)
             if triggers.ensure(connection, flow):
                 logger.debug("created the triggers of {}", flow.name)
     indexes.ensure(engine, flows)

@@ -155,7 +155,7 @@ def drop(connection: Connection) -> None:
         text("""
             select format('drop trigger %I on %s', t.tgname, cast(t.tgrelid as regclass)) from pg_trigger t
             join pg_proc p on p.oid = t.tgfoid
-            where p.pronamespace = to_regnamespace('tidegate') and not t.tgisinternal
+            where p.pronamespace = to_regnamespace('tidegate') and not t.tgisinternal and t.tgparentid = 0
         """)
     )
     driver = connection.connection.driver_connection

@@ -1,5 +1,6 @@
 """Partitioned tables: their partitions are there when rows come, and all else is as with any other table."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from models.flow import Flow
 from models.partitions import Every
 from services.db import engine as databases, partitions, schema
 from tests.support.flow_files import flow_files
+from tests.support.processes import ROOT
 from tests.support.sites import Site, running
 from tests.support.waiting import eventually
 
@@ -274,10 +276,13 @@ def test_a_load_that_is_taken_back_takes_its_partitions_with_it(metering: Site) 
 def test_a_file_that_needs_very_many_partitions_is_rejected(metering: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "MOST_AT_ONCE", 3)
     before = partitions_of(metering)
-    line = load(metering, "1.json", *(reading("M1", f"2021-{month:02}-01T00:00:00Z") for month in range(1, 6)))
-    assert line["status"] == "rejected"
-    assert line["error"].startswith("records of 5 times by month, for each of which the table needs a new partition")
-    assert partitions_of(metering) == before
+    metering.drop("1.json", [reading("M1", f"2021-{month:02}-01T00:00:00Z") for month in range(1, 6)], flow="meters")
+    metering.drop("2.json", [reading("M2")], flow="meters")
+    metering.load()
+    bad, good = sorted(metering.ledger(), key=lambda line: str(line["name"]))
+    assert (bad["status"], good["status"], good["inserted"]) == ("rejected", "loaded", 1)
+    assert bad["error"].startswith("records of 5 times by month, for each of which the table needs a new partition")
+    assert partitions_of(metering) == [*before[:2], "meters_p2022_05", *before[2:]]
 
 
 def test_a_partition_that_was_detached_is_not_missed(metering: Site) -> None:
@@ -388,3 +393,25 @@ def test_a_period_may_become_shorter_and_longer_again(site: Site, tmp_path: Path
         prepare(made)
         load(made, "3.json", reading("M4", "2021-03-31T00:00:00Z"))
         assert placed(made)["meters_p2021_03_05"] == 1
+
+
+def test_rows_of_a_table_that_was_none_come_along_as_the_docs_say(site: Site, tmp_path: Path) -> None:
+    _, _, section = (ROOT / "docs" / "flows.md").read_text().partition("## Partitioned tables")
+    rename, copy = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    with with_meters(site, tmp_path / "before", "None") as plain:
+        prepare(plain)
+        load(plain, "1.json", reading("M1", "2019-01-01T00:00:00Z"), reading("M2", "2022-05-31T23:59:59Z", 1, "a", "b"))
+        plain.execute("update meters set is_synced = true")
+        before = {table: plain.rows(table) for table in ("meters", "meter_notes")}
+        for table in before:
+            plain.execute(rename.replace("meters", table))
+    with with_meters(site, tmp_path / "after") as made:
+        prepare(made)
+        for table in before:
+            made.execute(copy.replace("meters", table).replace(f"loading = '{table}'", "loading = 'meters'"))
+        assert {table: made.rows(table) for table in before} == before
+        assert placed(made) == {"meters_earlier": 1, "meters_p2022_05": 1}
+        again = load(made, "2.json", reading("M2", "2022-05-31T23:59:59Z", 1, "a", "b"), reading("M3"))
+        assert (again["unchanged"], again["inserted"]) == (1, 1)
+        made.execute("drop table meter_notes_before, meters_before")
+        prepare(made)

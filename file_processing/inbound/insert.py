@@ -26,7 +26,9 @@ _DESCRIBE = "select {columns} from {table} limit 0"
 _COPY = "copy {table} ({columns}) from stdin (format binary)"
 
 # Without such an index an upsert fails, while COPY would insert a key twice. Nothing is executed.
-_KEY_IS_UNIQUE = "explain insert into {table} ({key}) select {key} from {table} on conflict ({key}) do nothing"
+_KEY_IS_UNIQUE = (
+    "explain insert into {table} ({key}) select {key} from {table} where false on conflict ({key}) do nothing"
+)
 
 
 def _integers(bits: int) -> Callable[[Iterable[object]], bool]:

@@ -21,7 +21,7 @@ from models.flow import CHILDREN_DIGEST, Flow
 from models.partitions import ByTime
 from services.db import sqlstate
 from services.db.identifiers import equal, name, names
-from services.db.partitions import PartitionsByTime
+from services.db.partitions import FIND_BY_KEY, PartitionsByTime
 from services.db.triggers import loading
 
 
@@ -192,7 +192,7 @@ class Upsert:
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
         self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
-        self._loading = loading(flow)
+        self._loading = sql.SQL("; ").join([loading(flow), *([sql.SQL(FIND_BY_KEY)] if flow.partitions else [])])
         self._partitions = PartitionsByTime(flow, flow.partitions) if isinstance(flow.partitions, ByTime) else None
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(

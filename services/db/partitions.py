@@ -20,6 +20,18 @@ from services.db import types
 MOST_AT_ONCE = 200
 """So many one transaction makes of a table; each takes locks, of which a server has some thousands."""
 
+FIND_BY_KEY = "set local enable_hashjoin = off; set local enable_mergejoin = off"
+"""Have a transaction find staged rows by their keys.
+
+By a key only one partition is looked at. But the planner takes it for a look at each of them, and would read the whole
+table instead: of 10,000,000 rows by month, 82,000 unchanged ones took ten times as long.
+"""
+
+# Those that were made here tell their period by their name: to read the bounds of all takes twenty times as long.
+_NAMED = """
+select count(*) from unnest(%s::text[]) n join pg_inherits i on i.inhrelid = to_regclass(n) where not i.inhdetachpending
+"""
+
 # A bound that is none (MINVALUE, MAXVALUE) is without end, and so is a default partition, which takes what is left.
 _MISSING = """
 with there as (
@@ -105,7 +117,8 @@ class PartitionsByTime:
     def __init__(self, flow: Flow, partitions: ByTime) -> None:
         self._partitions = partitions
         self._column = flow.columns.index(partitions.column)
-        self._tables = [sql.Identifier(table.name) for table in flow.sql_tables]
+        self._names = [table.name for table in flow.sql_tables]
+        self._tables = [sql.Identifier(name) for name in self._names]
         kind = types.full_name(flow.sql_table.columns[partitions.column])
         self._missing = sql.SQL(_MISSING).format(type=sql.SQL(kind))
         self._lock = sql.SQL(_LOCK).format(tables=sql.SQL(", ").join(self._tables))
@@ -120,7 +133,7 @@ class PartitionsByTime:
 
     def make(self, connection: psycopg.Connection, starts: set[date]) -> None:
         """Make what is missing of the periods that begin on these days."""
-        if not self._find(connection, starts):
+        if self._are_there(connection, starts) or not self._find(connection, starts):
             return
         # Whoever makes partitions waits here for who does so already, and looks again.
         connection.execute(self._lock)
@@ -133,7 +146,7 @@ class PartitionsByTime:
             )
         for _, schema, table, high, low in missing:
             day = low.astimezone(UTC).date() if isinstance(low, datetime) else low
-            partition = f"{table}_p{self._partitions.every.label(day)}"
+            partition = self._name(table, day)
             parts: Mapping[str, sql.Composable] = {
                 "partition": sql.Identifier(schema, partition),
                 "table": sql.Identifier(schema, table),
@@ -142,6 +155,15 @@ class PartitionsByTime:
             }
             connection.execute(sql.SQL(_MAKE).format(**parts))
             logger.info("made the partition {}", partition)
+
+    def _name(self, table: str, start: date) -> str:
+        return f"{table}_p{self._partitions.every.label(start)}"
+
+    def _are_there(self, connection: psycopg.Connection, starts: set[date]) -> bool:
+        """Whether there is no need to look any further."""
+        wanted = [types.quoted(self._name(table, start)) for table in self._names for start in starts]
+        (found,) = connection.execute(_NAMED, [wanted]).fetchone() or (0,)
+        return bool(found == len(wanted))
 
     def _find(self, connection: psycopg.Connection, starts: set[date]) -> list[tuple[Any, ...]]:
         lows = sorted(starts)

@@ -18,6 +18,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.connector import Kind, Setting
 from models.errors import StopDaemon
 
+VERSION = "0.1.0"
+"""Of this program."""
+
 _HINT = "see .env.example for every setting"
 
 ENV_FILE = Path(__file__).with_name(".env")

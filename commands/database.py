@@ -32,13 +32,16 @@ def db_uri() -> None:
 def db_upgrade() -> None:
     """Run the migrations that the database has not seen, and create missing tables.
 
-    The daemon does the same when it starts.
+    The daemon does the same when it starts. Daemons of an older version that still run stop then, each with a
+    sentence: start the newer version there.
 
     Example:
 
       python main.py db upgrade
     """
-    with opened(prepare=True) as site:
+    with opened(prepare=False) as site:
+        for process in site.prepare():
+            out.print(f"{process} runs an older version, which stops now: start the newer one there", style="red")
         out.print(f"{site.database.uri} is up to date")
 
 

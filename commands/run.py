@@ -63,6 +63,7 @@ def run() -> None:
             writer=site.writer(stopping),
             connectors=Supervisor(connectors.jobs(site, lambda: publisher.state)),
             publisher=publisher,
+            heartbeat=site.heartbeat(),
             recover=database.recover,
             workers=settings.workers,
             stopping=stopping,

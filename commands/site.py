@@ -30,6 +30,7 @@ from services.db.engine import Database
 from services.files.folders import Folders
 from services.files.room import Room
 from services.ledger import documents
+from services.ledger.daemons import Heartbeat
 from services.runtime import garbage, log
 from services.transport.hosts import refuse_plain
 from settings import Settings, listed
@@ -95,16 +96,20 @@ class Site:
             stopping=stopping,
         )
 
-    def prepare(self) -> None:
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(self.engine, node=node(), version=settings_module.VERSION, flows=self.flows)
+
+    def prepare(self) -> list[str]:
         """Bring the database to the schema of this program, and outbound files behind the numbers they have had.
 
-        Raises RetryLater or StopDaemon.
+        Gives what still runs of an older version. Raises RetryLater or StopDaemon.
         """
-        schema.prepare(self.database.direct, self.flows, self.migrations)
+        older = schema.prepare(self.database.direct, self.flows, self.migrations)
         with self.own_connection() as connection:
             for flow in self.flows.values():
                 documents.tell(connection, flow)
             Numbers(self.settings.output_dir.resolve()).catch_up(connection)
+        return older
 
     @contextmanager
     def own_connection(self) -> Iterator[Connection]:

@@ -11,7 +11,8 @@ from commands.site import Site, configured, room
 from models.errors import TidegateError
 from services.db import engine as databases
 from services.files.room import NoRoom
-from services.ledger import overview
+from services.ledger import daemons as fleet, overview
+from services.ledger.daemons import NAMESAKE_HINT, KnownDaemon
 from services.observer import scan
 from services.runtime import status_file
 from services.runtime.status_file import DaemonState, JobPhase, JobState
@@ -24,6 +25,7 @@ _STATUS_COLUMNS = ("waiting", "loaded", "partial", "rejected", "duplicate", "row
 class Health:
     """What `status` tells.
 
+    daemons: that run here. known: that the database knows, on whatever machine.
     fault: why the database does not answer, or answers wrongly.
     version: of the database; it may be known beside a fault. risks: see `engine.risks`.
     shortages: of room on disks, for which nothing is taken in.
@@ -36,6 +38,7 @@ class Health:
     flows: list[overview.FlowOverview]
     risks: list[str]
     shortages: list[NoRoom]
+    known: list[KnownDaemon]
 
 
 def status(
@@ -63,6 +66,7 @@ def status(
                 "version": health.version,
                 "error": health.fault,
                 "risks": health.risks,
+                "daemons": [dataclasses.asdict(one) for one in health.known],
             },
             "disks": {"enough": not health.shortages, "errors": [str(error) for error in health.shortages]},
             "waiting": health.waiting,
@@ -77,6 +81,7 @@ def status(
 def examine() -> Health:
     settings, flows = configured()
     lines: list[overview.FlowOverview] = []
+    known: list[KnownDaemon] = []
     risks: list[str] = []
     version = fault = None
     folders = scan.count(settings.input_dir)
@@ -86,10 +91,11 @@ def examine() -> Health:
             risks = databases.risks(database.engine)
             with Site(settings, flows, database).connection() as connection:
                 lines = overview.overview(connection, flows, folders)
+                known = fleet.known(connection)
     except TidegateError as error:
         fault = str(error)
     shortages = [*room(settings).shortages()]
-    return Health(status_file.running(settings.data_dir), folders, version, fault, lines, risks, shortages)
+    return Health(status_file.running(settings.data_dir), folders, version, fault, lines, risks, shortages, known)
 
 
 def show_status(health: Health) -> None:
@@ -107,6 +113,7 @@ def show_status(health: Health) -> None:
         where = ", ".join(f"{count} {folder}" for folder, count in sorted(health.waiting.items()))
         out.print(f"waiting   {plural(total, 'file')}" + (f": {where}" if where else ""))
         return
+    show_known(health)
     out.print()
     rows = [(line.flow, *(getattr(line, name) for name in _STATUS_COLUMNS), "") for line in health.flows]
     aligned([("flow", *_STATUS_COLUMNS, ""), *rows], right=frozenset(range(1, 1 + len(_STATUS_COLUMNS))))
@@ -135,6 +142,44 @@ def show_daemon(daemon: DaemonState) -> None:
         out.print(f"          {known}; files of other folders pass them", style="red")
     for job in daemon.connectors:
         show_connector(job)
+
+
+def show_known(health: Health) -> None:
+    """The daemons of the database, here and elsewhere."""
+    if not health.known:
+        return
+    out.print()
+    columns = ("daemon", "version", "since", "flows", "files/min", "records/min", "seen")
+    rows = [
+        (
+            one.node,
+            one.version,
+            moment(one.started_at),
+            len(one.flows),
+            *(("", "") if one.is_silent else (one.files_of_minute, one.records_of_minute)),
+            ago(one.silent_seconds),
+        )
+        for one in health.known
+    ]
+    aligned([columns, *rows], right=frozenset({3, 4, 5}))
+    here = {line.flow for line in health.flows} - {overview.NO_FLOW}
+    for one in health.known:
+        if one.is_silent:
+            out.print(
+                f"{one.node} was last seen {ago(one.silent_seconds)}: it ended without a word, or has no database",
+                style="red",
+            )
+        elif one.shares_node:
+            out.print(f"another daemon is called {one.node} as well: {NAMESAKE_HINT}", style="red")
+        elif missing := sorted(here.difference(one.flows)):
+            out.print(f"{one.node} has no flow {', '.join(missing)}")
+
+
+def ago(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def show_database(health: Health) -> None:

@@ -19,6 +19,7 @@ from file_processing.outbound.worker import Writer
 from file_processing.queues import Queue, Queues, Turn
 from models.errors import FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.files.room import NoRoom
+from services.ledger.daemons import Heartbeat
 from services.ledger.locks import FlowBusy
 from services.observer.inbox import Inbox
 from services.observer.paths import FoundFile
@@ -53,6 +54,7 @@ class Daemon:
         writer: Writer,
         connectors: Supervisor,
         publisher: Publisher,
+        heartbeat: Heartbeat,
         recover: Callable[[], None],
         workers: int,
         stopping: threading.Event,
@@ -62,6 +64,7 @@ class Daemon:
         self._writer = writer
         self._connectors = connectors
         self._publisher = publisher
+        self._heartbeat = heartbeat
         self._recover = recover
         self._stopping = stopping
         self._queues = Queues(pipeline.flows, workers)
@@ -77,6 +80,7 @@ class Daemon:
         self._inbox.start()
         self._writer.start()
         self._connectors.start()
+        self._heartbeat.start()
         self._loaders = [self._pool.submit(self._load_in_turns) for _ in range(self._workers)]
         try:
             found: list[FoundFile] = []
@@ -93,6 +97,7 @@ class Daemon:
             self._pool.shutdown(wait=True)
             self._writer.join()
             self._inbox.stop()
+            self._heartbeat.stop()
         if self._stop_reason is not None:
             raise self._stop_reason
 
@@ -137,9 +142,12 @@ class Daemon:
     def _load(self, turn: Turn, left: dict[str, RoutedFile]) -> None:
         """Load the files of a turn, each of which leaves `left` then."""
         done: list[str] = []
+        files = records = 0
         try:
             for result in self._pipeline.handle(turn.queue.flow, turn.files, lambda: self._further(turn, left)):
                 del left[result.dropped.place]
+                if result.entry is not None:
+                    files, records = files + 1, records + result.entry.records
                 if result.ledger_id is not None:
                     self._works(turn.queue)
                 if result.wait is None:
@@ -155,6 +163,7 @@ class Daemon:
             left.clear()
         finally:
             self._inbox.done(done)
+            self._heartbeat.count(files, records)
 
     def _further(self, turn: Turn, left: dict[str, RoutedFile]) -> Sequence[RoutedFile]:
         """Files for a turn to go on with, where no other flow waits for its own."""
@@ -215,6 +224,7 @@ class Daemon:
             "observer": self._inbox.is_alive,
             "writer": self._writer.is_alive,
             "connectors": self._connectors.is_alive,
+            "heartbeat": self._heartbeat.is_alive,
         }
         for name, is_alive in parts.items():
             if not is_alive():

@@ -7,11 +7,12 @@ from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import Table
+from sqlalchemy import TIMESTAMP, Date, Table
 
 from models.connector import Connector, Destination, RestMaster, Setting
 from models.edi.message import MessageFunction
 from models.outbound import Form, Outbound, RowOrder
+from models.partitions import ByTime, Partitions
 from models.tables import OWN_COLUMNS, ChildRow, LoadedRow, ParentRow
 
 RecordType = type[BaseModel] | type[Mapping[str, Any]]
@@ -22,6 +23,9 @@ each flow annotates its own record type, and a callable's parameter is contravar
 
 
 _ACKNOWLEDGEMENTS = {"contrl": ".edi", "997": ".x12"}
+
+_PARTITIONED_NAME_BYTES = 63 - len("_p2026_01_31_unsynced_idx")
+"""PostgreSQL's longest name, less what tells an index of a partition."""
 
 CHILDREN_DIGEST = "children_digest"
 """The column of `ParentRow` that tells whether the children of a row changed."""
@@ -47,6 +51,7 @@ class Flow:
     file_prefixes: names that route a file dropped straight into `input/`.
     newest_by: the column that says which of two records with one key is newer. Without
         one the last to arrive wins, or, `append_only`, the first one stays.
+    partitions: how `table`, and with it those of its children, is partitioned by a column of the key.
     local: columns that belong to this side of the integration: no file ever writes them.
     to_rows: one record to its rows; without it the record's fields are the columns.
     partly_bad: the policy for a file with good and bad records.
@@ -67,6 +72,7 @@ class Flow:
     file_prefixes: tuple[str, ...] = ()
     newest_by: str | None = None
     append_only: bool = False
+    partitions: Partitions | None = None
     local: tuple[str, ...] = ()
     to_rows: RowFunction | None = None
     partly_bad: PartlyBad = PartlyBad.KEEP_VALID
@@ -84,6 +90,7 @@ class Flow:
         self._check_children()
         self._check_outbound()
         self._check_newest_by()
+        self._check_partitions()
 
     def _check_connectors(self) -> None:
         names = [connector.name for connector in self.connectors]
@@ -119,6 +126,21 @@ class Flow:
             raise ValueError(f"newest_by column {self.newest_by!r} must not be nullable")
         if self.append_only:
             raise ValueError("an append_only flow keeps the first record: it has no newest_by")
+
+    def _check_partitions(self) -> None:
+        if self.partitions is None:
+            return
+        column = self.partitions.column
+        if column not in self.key:
+            raise ValueError(f"partitions are by a column of the key ({', '.join(self.key)}), not by {column!r}")
+        kind = self.sql_table.columns[column].type
+        if isinstance(self.partitions, ByTime) and not (
+            isinstance(kind, Date) or (isinstance(kind, TIMESTAMP) and kind.timezone)
+        ):
+            raise ValueError(f"partitions by time are by a timestamptz or a date, and {column!r} is {kind}")
+        for table in self.sql_tables:
+            if len(table.name.encode()) > _PARTITIONED_NAME_BYTES:
+                raise ValueError(f"the name {table.name} is too long for a partitioned table")
 
     def _check_names(self, outbound: Outbound) -> None:
         fields = set(outbound.fields)

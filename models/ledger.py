@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal, NotRequired, TypedDict
+from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     ForeignKey,
@@ -301,3 +303,28 @@ class CursorRow(Base):
     source: Mapped[str] = mapped_column(Text, primary_key=True)
     state: Mapped[dict[str, Any]] = mapped_column(JSONB)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class DaemonRow(Base):
+    """A daemon that runs on this database, or did and ended without a word; times by the database's clock.
+
+    node: its machine and process, as `inbound_file.node` has it.
+    flows: those that it takes files of. files, records: what it loaded since it started; of_minute: in the minute
+        before it was last seen.
+    """
+
+    __tablename__ = "daemon"
+    __table_args__ = ({"schema": SCHEMA},)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(Text)
+    pid: Mapped[int] = mapped_column(Integer)
+    version: Mapped[str] = mapped_column(Text)
+    schema_revision: Mapped[str] = mapped_column(Text)
+    flows: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    started_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    files: Mapped[int] = mapped_column(BigInteger)
+    records: Mapped[int] = mapped_column(BigInteger)
+    files_of_minute: Mapped[int] = mapped_column(BigInteger)
+    records_of_minute: Mapped[int] = mapped_column(BigInteger)

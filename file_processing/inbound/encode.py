@@ -85,7 +85,7 @@ class EncodedRows:
     """Rows of one file, all or some of those that a batch came to, each with where it comes from.
 
     ends: where each ends in `data`. positions: of the record that each comes from.
-    keys: of the rows; none of a long file's whose flow has no children.
+    keys: of the rows; of a long file's only where they are needed.
     children: those of the rows in each of the flow's tables of children.
     """
 

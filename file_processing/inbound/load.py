@@ -24,7 +24,7 @@ from models.errors import FileGone, RejectFile, RetryLater, StopDaemon
 from models.flow import Flow, PartlyBad
 from models.ledger import FileStatus
 from services.db import migrate, sqlstate
-from services.db.connection import Heartbeat
+from services.db.connection import KeepAlive
 from services.files.directory import Folder
 from services.ledger import inbound as ledger, interchanges, locks
 from services.ledger.inbound import LedgerEntry, Look
@@ -164,7 +164,7 @@ class Loader:
             with sqlstate.of_a_flow():
                 types = self.upsert.column_types(connection)
             encoded = partial(_encoded, Encoder(self.flow, types), types)
-            for portion in self._portions(decisions, encoded, tallies, Heartbeat(connection)):
+            for portion in self._portions(decisions, encoded, tallies, KeepAlive(connection)):
                 counts += self._upsert_portion(connection, self.upsert, portion, tallies)
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
@@ -200,7 +200,7 @@ class Loader:
         decisions: Sequence[LoadDecision],
         encoded: _Encoded,
         tallies: Mapping[int, Tally],
-        heartbeat: Heartbeat,
+        keep_alive: KeepAlive,
     ) -> Iterator[list[EncodedBatch]]:
         """What the files hold, as much at a time as one upsert takes; each is used before the next is asked for."""
         portion: list[EncodedBatch] = []
@@ -208,7 +208,7 @@ class Loader:
         for made in decisions:
             tally = tallies[made.file_id]
             for batch in _taken(made, encoded, tally):
-                heartbeat.beat()
+                keep_alive.show()
                 self.progress(made.read.file.dropped, made.read.file.bytes_read)
                 if self.all_or_nothing and tally.rejected.count:
                     continue  # it is only read to its end, so that every reason is told

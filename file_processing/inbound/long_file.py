@@ -198,12 +198,17 @@ def _read(validator: Validator, connection: "Connection", descriptors: Sequence[
         encoder = Encoder(validator.flow, types)
         for each in chain([first] if first is not None else (), checked):
             encoded = encoder.encode(key_order.of_batch(each, validator.flow), file_id)
-            batch, rows = each.batch, encoded.rows if validator.flow.children else replace(encoded.rows, keys=())
+            batch, rows = each.batch, encoded.rows if _needs_keys(validator.flow) else replace(encoded.rows, keys=())
             there = _BatchThere(batch.first, batch.size, batch.form, batch.exchange)
             connection.send(replace(encoded, batch=there, rows=rows))
         connection.send(_End())
     except Exception as error:  # noqa: BLE001  # handed over
         connection.send(_end(error))
+
+
+def _needs_keys(flow: Flow) -> bool:
+    """Whether who loads the rows has to know their keys."""
+    return bool(flow.children) or flow.partitions is not None
 
 
 def _logged(message: "Message") -> _Logged:

@@ -5,21 +5,24 @@ says nothing new is not written at all.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import groupby
 from typing import NamedTuple
 
-from psycopg import Connection, Cursor, sql
+from psycopg import Connection, sql
 
+from file_processing.inbound.children import Children
 from file_processing.inbound.encode import ColumnTypes, EncodedRows
 from file_processing.inbound.insert import Insert
 from file_processing.inbound.stage import Stage
 from file_processing.inbound.validate import RowValues
 from models.errors import RejectFile
 from models.flow import CHILDREN_DIGEST, Flow
+from models.partitions import ByTime
 from services.db import sqlstate
-from services.db.identifiers import equal, name, names
+from services.db.identifiers import name, names
+from services.db.partitions import FIND_BY_KEY, PartitionsByTime
 from services.db.triggers import loading
 
 
@@ -69,7 +72,8 @@ written as (
     insert into {table} as t ({columns}, source_file_id, record_position)
     select {columns}, source_file_id, record_position from newest
     on conflict ({key}) {on_conflict}
-    returning t.source_file_id, t.xmax = 0 as inserted  -- xmax is set by the update alone
+    -- What an update replaces is set by the update alone, unless nothing is known of it; then it is older than now.
+    returning t.source_file_id, t.replaced_file_id is null and t.inserted_at = t.changed_at as inserted
 )
 select source_file_id, count(*) filter (where inserted), count(*) filter (where not inserted)
 from written
@@ -105,48 +109,6 @@ group by s.source_file_id
 """
 
 
-# A parent is written when its row now comes from the record that brought these children.
-_DELETE_CHILDREN = """
-delete from {child} c using {table} t, {stage} s
-where {same_child_key} and {same_key} and s.children_digest is not null
-  and (t.source_file_id, t.record_position) = (s.source_file_id, s.record_position)
-"""
-
-_INSERT_CHILDREN = """
-insert into {child} ({child_columns})
-select {staged_child_columns} from {child_stage} c join {table} t on {same_child_key}
-where (t.source_file_id, t.record_position) = (c.source_file_id, c.record_position)
-"""
-
-
-class _Children:
-    """Children of rows that were just upserted: those of a written parent replace its old ones."""
-
-    def __init__(self, flow: Flow, number: int, parts: Mapping[str, sql.Composable]) -> None:
-        table = flow.sql_tables[1 + number]
-        columns = [*flow.key, *flow.child_columns(number)]
-        self.stage = Stage(table, columns)
-        self._number = number
-        parts = {
-            **parts,
-            "child": sql.Identifier(table.name),
-            "child_stage": self.stage.name,
-            "child_columns": names(columns),
-            "staged_child_columns": names(columns, "c"),
-            "same_child_key": equal(flow.key, "c", "t"),
-            "same_key": equal(flow.key, "s", "t"),
-        }
-        self._delete = sql.SQL(_DELETE_CHILDREN).format(**parts)
-        self._insert = sql.SQL(_INSERT_CHILDREN).format(**parts)
-
-    def replace(self, cursor: Cursor, blocks: Sequence[EncodedRows]) -> None:
-        rows = (block.children[self._number].with_source(block.file_id, block.positions) for block in blocks)
-        self.stage.fill(cursor, chain.from_iterable(rows))
-        cursor.execute(self._delete)
-        cursor.execute(self._insert)
-        self.stage.empty(cursor)
-
-
 class Upsert:
     """Upserts rows of one flow. The statements are made once from its declaration."""
 
@@ -179,8 +141,9 @@ class Upsert:
             )
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
-        self._children = [_Children(flow, number, parts) for number in range(len(flow.children))]
-        self._loading = loading(flow)
+        self._children = [Children(flow, number, parts) for number in range(len(flow.children))]
+        self._loading = sql.SQL("; ").join([loading(flow), *([sql.SQL(FIND_BY_KEY)] if flow.partitions else [])])
+        self._partitions = PartitionsByTime(flow, flow.partitions) if isinstance(flow.partitions, ByTime) else None
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(**parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s"))
         children = ([*flow.key, *flow.child_columns(number)] for number in range(len(flow.children)))
@@ -209,6 +172,8 @@ class Upsert:
         if not blocks:
             return counts, rejected
         connection.execute(self._loading)
+        if self._partitions is not None:
+            self._partitions.make_for(connection, (key for block in blocks for key in block.keys))
         rows = _by_file(blocks)
         if self._all_new and self._insert.insert(connection, blocks):
             return replace(counts, inserted=rows), rejected

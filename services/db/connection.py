@@ -68,14 +68,14 @@ def may_be_idle(connection: psycopg.Connection[Any]) -> None:
     connection.execute("set local idle_in_transaction_session_timeout = 0")
 
 
-class Heartbeat:
+class KeepAlive:
     """Shows the server that a transaction is at work which reads much between its statements."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._due_at = time.monotonic() + _IDLE_SECONDS / 4
 
-    def beat(self) -> None:
+    def show(self) -> None:
         """Call it again and again; it seldom asks the server anything."""
         if time.monotonic() >= self._due_at:
             self._connection.execute("select")

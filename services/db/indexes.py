@@ -35,14 +35,36 @@ _EXISTING = text("""
       join pg_index i on i.indexrelid = to_regclass(wanted.name)
 """)
 
-_UNSYNCED = "{index} on {table} ({order}) where not is_synced and outbound_error is null"
+# Of a partitioned table: each partition that has no part of the index, and the name of that part.
+_PARTITIONS = text("""
+    select format('%I.%I', n.nspname, c.relname) as partition,
+           quote_ident(c.relname || substr(x.relname, length(p.relname) + 1)) as part,
+           format('%I.%I', n.nspname, c.relname || substr(x.relname, length(p.relname) + 1)) as full_part
+      from pg_class p
+      join pg_class x on x.oid = to_regclass(:index)
+      join pg_inherits i on i.inhparent = p.oid
+      join pg_class c on c.oid = i.inhrelid
+      join pg_namespace n on n.oid = c.relnamespace
+     where p.oid = to_regclass(:table)
+       and not exists (select from pg_index o join pg_inherits oi on oi.inhrelid = o.indexrelid
+                        where o.indrelid = c.oid and oi.inhparent = x.oid)
+""")
+
+_IS_PARTITIONED = text("select relkind = 'p' from pg_class where oid = to_regclass(:table)")
+
+_UNSYNCED = "({order}) where not is_synced and outbound_error is null"
 
 
 class WantedIndex(NamedTuple):
-    """An index that is to be there; name: as a statement has it. definition: what stands behind `create index`."""
+    """An index that is to be there.
+
+    name, bare_name: with its schema, where that is the ledger's, and without. what: stands behind the table's name.
+    """
 
     name: str
-    definition: str
+    bare_name: str
+    table: str
+    what: str
 
 
 def of_ledger() -> Iterator[WantedIndex]:
@@ -52,22 +74,23 @@ def of_ledger() -> Iterator[WantedIndex]:
         for index in table.indexes if table.schema == SCHEMA else ():
             if not index.unique:
                 made = str(CreateIndex(index).compile(dialect=dialect))
-                yield WantedIndex(f"{SCHEMA}.{index.name}", made.removeprefix("CREATE INDEX "))
+                what = made.partition(f" ON {table.fullname} ")[2]
+                yield WantedIndex(f"{SCHEMA}.{index.name}", str(index.name), table.fullname, what)
 
 
 def of_flow(flow: Flow) -> Iterator[WantedIndex]:
     """For a flow that sends, the index of the rows that have to go out, in the order in which they do."""
     if flow.outbound:
         table = flow.sql_table.name
-        index = sql.Identifier(f"{table}_unsynced_idx")
-        made = sql.SQL(_UNSYNCED).format(index=index, table=sql.Identifier(table), order=names(flow.outbound_order))
-        yield WantedIndex(index.as_string(None), made.as_string(None))
+        index = sql.Identifier(f"{table}_unsynced_idx").as_string(None)
+        what = sql.SQL(_UNSYNCED).format(order=names(flow.outbound_order)).as_string(None)
+        yield WantedIndex(index, index, sql.Identifier(table).as_string(None), what)
 
 
 def create(connection: Connection, indexes: Iterable[WantedIndex]) -> None:
     """Make the indexes of tables that were just made, within the transaction."""
     for index in indexes:
-        connection.exec_driver_sql(f"create index {index.definition}")
+        connection.exec_driver_sql(f"create index {index.bare_name} on {index.table} {index.what}")
 
 
 def ensure(engine: Engine, flows: Mapping[str, Flow]) -> None:
@@ -81,10 +104,28 @@ def ensure(engine: Engine, flows: Mapping[str, Flow]) -> None:
             while not connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
                 time.sleep(LOOK_SECONDS)
             for index, is_broken in _missing(connection, wanted):
-                if is_broken:
-                    connection.exec_driver_sql(f"drop index concurrently {index.name}")
                 logger.info("building the index {}", index.name)
-                connection.exec_driver_sql(f"create index concurrently {index.definition}")
+                if connection.scalar(_IS_PARTITIONED, {"table": index.table}):
+                    _build_by_partitions(connection, index)
+                else:
+                    _build(connection, index, is_broken=is_broken)
+
+
+def _build(connection: Connection, index: WantedIndex, *, is_broken: bool) -> None:
+    if is_broken:
+        connection.exec_driver_sql(f"drop index concurrently {index.name}")
+    connection.exec_driver_sql(f"create index concurrently {index.bare_name} on {index.table} {index.what}")
+
+
+def _build_by_partitions(connection: Connection, index: WantedIndex) -> None:
+    """A partitioned table's index is nothing by itself: it becomes valid with the last partition's part of it."""
+    connection.exec_driver_sql(f"create index if not exists {index.bare_name} on only {index.table} {index.what}")
+    for partition, part, full_part in connection.execute(
+        _PARTITIONS, {"table": index.table, "index": index.name}
+    ).all():
+        connection.exec_driver_sql(f"drop index concurrently if exists {full_part}")
+        _build(connection, WantedIndex(full_part, part, partition, index.what), is_broken=False)
+        connection.exec_driver_sql(f"alter index {index.name} attach partition {full_part}")
 
 
 def _missing(connection: Connection, wanted: Sequence[WantedIndex]) -> list[tuple[WantedIndex, bool]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
 from loguru import logger
 from sqlalchemy import Connection, text
 
@@ -26,6 +27,7 @@ OWN = (
     "0004_deliveries",
     "0005_file_identity",
     "0006_file_counts",
+    "0007_daemon",
 )
 """Tidegate's own revisions, oldest first. What else lies there is a site's: the first release wrote it there."""
 
@@ -73,6 +75,10 @@ class Revision:
             raise StopDaemon(f"the migration {self.path} fails: {type(error).__name__}: {error}") from error
 
 
+class NewerSchema(StopDaemon):
+    """A newer program has upgraded the database."""
+
+
 class _Seen(NamedTuple):
     """What a database has seen: Tidegate's newest revision, `None` where it is empty, and each of the site's."""
 
@@ -102,17 +108,33 @@ def of_site(folders: Sequence[Path]) -> list[Revision]:
     return [found[key] for key in sorted(found)]
 
 
-def upgrade(connection: Connection, folders: Sequence[Path]) -> None:
-    """Run what the database has not seen. folders: of the site's revisions.
+# Each session of ours says which machine and process it belongs to; one that waits, waits to upgrade as well.
+_CONNECTED = text("""
+    select distinct replace(application_name, 'tidegate:', '') || coalesce(' from ' || host(client_addr), '')
+      from pg_stat_activity
+     where datname = current_database() and application_name like 'tidegate:%'
+       and application_name <> current_setting('application_name') and wait_event is distinct from 'advisory'
+     order by 1
+""")
 
-    Raises StopDaemon when a migration fails, or when the database is newer than this program.
+
+def upgrade(connection: Connection, folders: Sequence[Path]) -> list[str]:
+    """Run what the database has not seen; which processes of the older version are connected, and will stop.
+
+    They are no reason to wait: each notices before its next transaction, and nobody may be able to reach them.
+
+    folders: of the site's revisions. Raises StopDaemon when a migration fails, NewerSchema when the database is newer
+    than this program.
     """
     seen = _seen(connection)
     line = own()
     pending = line[_position(line, seen.newest) :]
     of_flows = [revision for revision in of_site(folders) if revision.id not in seen.site]
     if not pending and not of_flows:
-        return  # without importing Alembic, which takes longer than all the rest
+        return []  # without importing Alembic, which takes longer than all the rest
+    older = list(connection.scalars(_CONNECTED)) if pending and seen.newest else []
+    for process in older:
+        logger.warning("{} runs an older version, which stops now: start the newer one there", process)
     connection.exec_driver_sql(_CREATE)
     triggers.drop(connection)
     for revision in pending:
@@ -123,10 +145,17 @@ def upgrade(connection: Connection, folders: Sequence[Path]) -> None:
     _remember(connection, _Seen(line[-1].id, seen.site.union(revision.id for revision in of_flows)))
     if pending:
         logger.info("upgraded the schema from {} to {}", seen.newest or "nothing", line[-1].id)
+    return older
+
+
+def newest(connection: psycopg.Connection) -> str | None:
+    """The newest of Tidegate's own revisions that the database has seen."""
+    found = connection.execute(f"select version_num from {_VERSION}".encode()).fetchone()  # noqa: S608
+    return str(found[0]) if found else None
 
 
 def stop_if_newer(revision: str | None) -> None:
-    """Raises StopDaemon when a newer program has upgraded the database to this revision since this one looked."""
+    """Raises NewerSchema when a newer program has upgraded the database to this revision since this one looked."""
     _position(own(), revision)
 
 
@@ -136,7 +165,7 @@ def _position(line: Sequence[Revision], newest: str | None) -> int:
     if newest is None:
         return 0
     if newest not in ids:
-        raise StopDaemon(
+        raise NewerSchema(
             f"the database is at schema revision {newest}, this program knows up to {ids[-1]}",
             hint="start the newer version of Tidegate",
         )

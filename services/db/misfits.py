@@ -21,6 +21,14 @@ _COLUMNS = text("""
 """)
 
 
+# Each as `create table … partition by` has it.
+_PARTITIONED = text("""
+    select wanted.name, pg_get_partkeydef(to_regclass(wanted.name)) as by
+      from unnest(cast(:tables as text[])) as wanted(name)
+     where to_regclass(wanted.name) is not null
+""")
+
+
 class Column(NamedTuple):
     """A column as PostgreSQL's catalog has it; `filled` by a default when an insert leaves it out."""
 
@@ -49,12 +57,19 @@ def found(connection: Connection, tables: Mapping[str, Table]) -> list[str]:
     types = {column.type.compile(connection.dialect) for table in tables.values() for column in table.columns}
     spelled = _spelled(connection, sorted(types))
     existing = columns(connection, tables)
+    rows = connection.execute(_PARTITIONED, {"tables": list(tables)})
+    partitioned: dict[str, str | None] = {row.name: row.by for row in rows}
     sentences = []
     for name, table in tables.items():
         if name not in existing:
             sentences.append(f"table {name} is missing")
         elif differences := _differences(_declared(connection, table, spelled), existing[name]):
             sentences.append(f"table {name} no longer fits its declaration: {', '.join(differences)}")
+        elif (wanted := table.dialect_options["postgresql"]["partition_by"]) and wanted != partitioned[name]:
+            sentences.append(
+                f"table {name} is partitioned by {partitioned[name] or 'nothing'}, in the declaration by {wanted}: "
+                'docs/flows.md, "Partitioned tables", says how its rows come into one that is'
+            )
     return sentences
 
 

@@ -12,7 +12,7 @@ from models.errors import StopDaemon
 from models.flow import Flow
 from models.ledger import SCHEMA
 from models.tables import Base
-from services.db import indexes, migrate, misfits, own_columns, sqlstate, triggers
+from services.db import indexes, migrate, misfits, own_columns, partitions, sqlstate, triggers
 from services.db.connection import DatabaseConnection
 
 _ADVISORY_LOCK = int.from_bytes(b"tidegate")
@@ -28,16 +28,19 @@ _LEDGER_DIFFERS = (
 )
 
 
-def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path] = ()) -> None:
+def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path] = ()) -> list[str]:
     """Bring the database to the schema of this program, or leave it as it is; then build missing indexes.
+
+    Gives the processes that run an older version where it had to upgrade: see `migrate.upgrade`.
 
     Processes that start together wait for each other. Raises StopDaemon when the database is newer than this
     program, a migration fails, or a table does not fit its declaration.
 
     migrations: the folders of the site's own.
     """
+    partitions.declare(flows.values())
     with _transaction(engine) as connection:
-        migrate.upgrade(connection, migrations)
+        older = migrate.upgrade(connection, migrations)
         _check_ledger(connection)
         tables = misfits.by_name(connection, [table for flow in flows.values() for table in flow.sql_tables])
         there = misfits.columns(connection, tables)
@@ -51,9 +54,11 @@ def prepare(engine: Engine, flows: Mapping[str, Flow], migrations: Sequence[Path
         for flow in flows.values():
             if flow.sql_table in made:
                 indexes.create(connection, indexes.of_flow(flow))
+            partitions.begin(connection, flow, made)
             if triggers.ensure(connection, flow):
                 logger.debug("created the triggers of {}", flow.name)
     indexes.ensure(engine, flows)
+    return older
 
 
 def revision(engine: Engine, flows: Mapping[str, Flow], message: str, migrations: Sequence[Path]) -> Path | None:

@@ -156,7 +156,7 @@ def drop(connection: Connection) -> None:
             select format('drop trigger %I on %s', t.tgname, cast(t.tgrelid as regclass)) from pg_trigger t
             join pg_proc p on p.oid = t.tgfoid join pg_class c on c.oid = t.tgrelid
             where p.pronamespace = to_regnamespace('tidegate') and not t.tgisinternal
-              and c.relnamespace <> p.pronamespace
+              and t.tgparentid = 0 and c.relnamespace <> p.pronamespace
         """)
     )
     driver = connection.connection.driver_connection

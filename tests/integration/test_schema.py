@@ -38,6 +38,7 @@ def test_first_start_makes_the_ledger_and_the_tables_of_the_flows(empty: Engine)
     assert tables(empty) == {
         "tidegate.alembic_version",
         "tidegate.cursor",
+        "tidegate.daemon",
         "tidegate.destination",
         "tidegate.file_count",
         "tidegate.inbound_file",

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from services.db import connection as connections
-from services.db.connection import Heartbeat, settings as transaction_settings
+from services.db.connection import KeepAlive, settings as transaction_settings
 from services.db.engine import open_database
 from tests.support.sites import Site
 
@@ -112,6 +112,6 @@ def test_transaction_that_reads_for_long_shows_now_and_then_that_it_is_at_work(
     monkeypatch.setattr(connections, "_IDLE_SECONDS", seconds)
     with open_database(site.settings) as database, database.connect() as reading, reading.transaction():
         reading.execute("select 'the last of the load'")
-        Heartbeat(reading).beat()
+        KeepAlive(reading).show()
         last = f"select query from pg_stat_activity where pid = {reading.info.backend_pid}"
         assert (site.query(last)[0]["query"] == "select") is is_asked

@@ -193,18 +193,22 @@ def test_rows_are_as_many_as_they_were(old: Engine) -> None:
     schema.prepare(old, FLOWS)
     found = {table: len(rows) for table, rows in contents(old).items() if table not in LINES}
     (kinds,) = select(old, "select count(distinct (coalesce(flow, ''), status)) from tidegate.inbound_file")
-    assert found == COUNTS | {"tidegate.destination": 0, "tidegate.file_count": kinds[0]}
+    assert found == COUNTS | {
+        "tidegate.destination": 0,
+        "tidegate.daemon": 0,
+        "tidegate.file_count": kinds[0],
+    }
 
 
 def test_a_line_that_is_written_meanwhile_is_counted(old: Engine, released: str) -> None:
     """A daemon of the release has not committed yet, while the database is upgraded."""
     line = "insert into tidegate.inbound_file (name, bytes, status, seen_at, node) values ('a', 0, '{}', now(), 'old')"
     with ThreadPoolExecutor(1) as pool:
-        with psycopg.connect(released) as running:
+        with psycopg.connect(released) as running, psycopg.connect(released, autocommit=True) as looking:
             running.execute(line.format("rejected").encode())
             upgrade = pool.submit(schema.prepare, old, FLOWS)
             waits = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-            eventually(lambda: running.execute(waits.encode()).rowcount, what="an upgrade that waits")
+            eventually(lambda: looking.execute(waits.encode()).rowcount, what="an upgrade that waits")
         upgrade.result(20)
     counted = "select coalesce(flow, ''), status, count(*) from tidegate.inbound_file group by 1, 2 order by 1, 2"
     assert select(old, "select flow, status, files from tidegate.file_count order by 1, 2") == select(old, counted)

@@ -15,9 +15,13 @@ def flow_files(folder: Path, **texts: str) -> Iterator[Path]:
     for name, text in texts.items():
         (folder / f"{name}.py").write_text(text)
     tables = {*Base.metadata.tables}
-    yield folder
-    for name in {*Base.metadata.tables} - tables:
-        Base.metadata.remove(Base.metadata.tables[name])
-    for name in texts:
-        if (module := sys.modules.pop(f"flows.{name}", None)) is not None:
-            Base.registry._dispose_cls(module.FLOW.table)
+    try:
+        yield folder
+    finally:
+        for name in {*Base.metadata.tables} - tables:
+            Base.metadata.remove(Base.metadata.tables[name])
+        for name in texts:
+            sys.modules.pop(f"flows.{name}", None)
+            for mapper in [*Base.registry.mappers]:
+                if mapper.class_.__module__ == f"flows.{name}":
+                    Base.registry._dispose_cls(mapper.class_)

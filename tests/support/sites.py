@@ -306,6 +306,7 @@ def running(site: Site) -> Iterator[Site]:
             writer=assembly.writer(stopping),
             connectors=Supervisor(connectors.jobs(assembly, lambda: publisher.state)),
             publisher=publisher,
+            heartbeat=assembly.heartbeat(),
             recover=database.recover,
             workers=site.settings.workers,
             stopping=stopping,

@@ -45,7 +45,7 @@ def daemon(tmp_path: Path) -> Daemon:
     class NoFlows:
         flows = ()
 
-    others: Any = dict.fromkeys(("writer", "connectors", "publisher", "recover"))
+    others: Any = dict.fromkeys(("writer", "connectors", "publisher", "heartbeat", "recover"))
     pipeline: Any = NoFlows()
     return Daemon(inbox=Inbox(tmp_path), pipeline=pipeline, workers=1, stopping=threading.Event(), **others)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import sqlalchemy
 from pydantic import SecretStr
 
 from models.errors import StopDaemon
@@ -174,10 +173,8 @@ def test_an_upgrade_tells_of_what_still_runs_of_the_older_version(site: Site) ->
         thread.start()
         eventually(lambda: site.query("select from pg_stat_activity where wait_event = 'advisory'"))
         *_, before, last = migrate.own()
-        with sqlalchemy.create_engine(
-            "postgresql+psycopg://", creator=lambda: psycopg.connect(site.url)
-        ).begin() as back:
-            last.run(back, "downgrade")
+        with databases.open_database(site.settings) as database, database.engine.begin() as connection:
+            last.run(connection, "downgrade")
         site.execute(f"update tidegate.alembic_version set version_num = '{before.id}'")
         done = site.call("db", "upgrade")
         upgrading.execute("select pg_advisory_unlock(1)")

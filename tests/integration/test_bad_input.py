@@ -2,8 +2,8 @@
 
 import errno
 import gzip
-import itertools
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,11 +110,11 @@ def test_an_unreadable_folder_is_told_and_holds_up_nothing(live: Site, logged: l
 
 
 def interfere(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
-    """Do something to a file while it is read for the first time."""
-    read, times = JsonFormat.read, itertools.count()
+    """Do something to a file while it is read for the first time, in whatever process."""
+    read, first = JsonFormat.read, multiprocessing.Semaphore()
 
     def interfered(*arguments: Any) -> Iterator[Batch]:
-        if next(times) == 0:
+        if first.acquire(block=False):
             what()
         yield from read(*arguments)
 

@@ -16,6 +16,9 @@ from services.ledger.outbound import OutboundRows, SealedFile
 ROWS_AT_ONCE = 5000
 """Rows that are sealed in one transaction, in as many files as they take."""
 
+FILES_OF_BATCH = 512
+"""They take at most so many: while a batch waits for the disk, the next is sealed and the last one marked."""
+
 BATCHES_AT_ONCE = 20
 
 
@@ -41,7 +44,8 @@ class Outbox:
         self.flow = flow
         self._node = node
         self._full = max(1 if outbound.form is Form.ONE else outbound.max_records for outbound in flow.outbound)
-        self._rows = OutboundRows(flow, max(ROWS_AT_ONCE // self._full * self._full, self._full))
+        files = min(ROWS_AT_ONCE // self._full, FILES_OF_BATCH)
+        self._rows = OutboundRows(flow, max(files, 1) * self._full)
         self._translator = Translator(flow)
 
     @property

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +20,7 @@ import psycopg
 import pytest
 
 import flows as flow_folder
-from file_processing.outbound.outbox import Outbox
+from file_processing.outbound.outbox import FILES_OF_BATCH, Outbox
 from file_processing.outbound.write import OutputFolder
 from models.outbound import Form, Row
 from services.db import connection as connections, engine as databases
@@ -422,6 +423,19 @@ def test_a_busy_flow_leaves_others_their_turn(live: Site) -> None:
     finally:
         busy.set()
         thread.join()
+
+
+def test_many_files_are_sealed_batch_by_batch_and_each_row_goes_out_once(site: Site) -> None:
+    """Enough files for three transactions: the next batch is sealed while one is written and the last one marked."""
+    rows = 2 * FILES_OF_BATCH + 1
+    columns = "number, status, title, created_at, updated_at"
+    values = f"number, 'pending', 'Bearing', now(), now() from generate_series(1, {rows}) number"
+    site.execute(f"insert into work_orders ({columns}) select {values}")
+    site.call("emit")
+    assert site.out("work_orders").keys() == {f"{number}.json" for number in range(1, rows + 1)}
+    assert not unsynced(site, "work_orders")
+    batches = Counter(row["created_at"] for row in site.query("select created_at from tidegate.outbound_file"))
+    assert sorted(batches.values()) == [1, FILES_OF_BATCH, FILES_OF_BATCH]
 
 
 def test_an_old_state_never_stays_over_a_newer_one(site: Site) -> None:

@@ -61,7 +61,6 @@ class Daemon:
     ) -> None:
         self._inbox = inbox
         self._pipeline = pipeline
-        pipeline.build()  # a flow that cannot be is told of now
         self._writer = writer
         self._connectors = connectors
         self._publisher = publisher

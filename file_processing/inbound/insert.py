@@ -90,8 +90,8 @@ class Insert:
         return True
 
 
-def _copy(table: Table, columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(_COPY).format(table=sql.Identifier(table.name), columns=names(columns))
+def _copy(table: Table, columns: Sequence[str]) -> bytes:
+    return sql.SQL(_COPY).format(table=sql.Identifier(table.name), columns=names(columns)).as_bytes(None)
 
 
 def _refers(child: Table, parent: Table) -> bool:

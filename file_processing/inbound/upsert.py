@@ -162,7 +162,7 @@ class Upsert:
         ]
         # The tables first: while they are open nobody drops an index of theirs.
         find = [sql.SQL(FIND_BY_KEY)] if flow.partitions else []
-        self._begin = sql.SQL("; ").join([*describe, self._insert.key_is_unique, loading(flow), *find])
+        self._begin = sql.SQL("; ").join([*describe, self._insert.key_is_unique, loading(flow), *find]).as_bytes(None)
 
     def begin(self, connection: Connection) -> Target:
         """Look at the tables in the connection's transaction, and tell the server that it loads into them."""

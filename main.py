@@ -110,6 +110,7 @@ def main() -> NoReturn:
 
 def process() -> None:
     """Run the command line as a process of its own."""
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # it would look through all packages for some; we have none
     gc.disable()  # what is imported stays; `commands.site.configured` has garbage collected again
     try:
         main()

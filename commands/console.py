@@ -1,41 +1,71 @@
 """What the commands print, and how: lines for people, which a terminal may wrap, and JSON for machines."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, TextIO
 
 import typer
-from rich.console import Console
 
 from models.errors import TidegateError
 from services.ledger.inbound import COUNTS
 from services.text import hidden, one_line, printable
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 ALL_WELL, REJECTED, WRONG_USE = 0, 1, 2
 """Exit codes."""
 
+_SAYS_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE")
+"""By these variables rich takes for a terminal what is none."""
 
-class _Lines(Console):
-    """Prints each text as one line, whatever it holds: much of it comes from files and partners."""
+
+class _Lines:
+    """Prints each text as one line, whatever it holds: much of it comes from files and partners.
+
+    Colours are for a terminal: what goes elsewhere does without rich, whose import takes longer than most commands.
+    """
 
     def __init__(self, *, stderr: bool = False) -> None:
-        # soft_wrap: the terminal wraps what is too long for it; rich would cut words and pad lines.
-        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._stderr = stderr
 
-    def print(self, *objects: Any, **options: Any) -> None:
-        made = [printable(one) if isinstance(one, str) else one for one in objects]
-        if self.is_terminal or not all(isinstance(one, str) for one in made):
-            super().print(*made, **options)
+    @property
+    def _file(self) -> TextIO | None:
+        """None when it is closed from the start: `>&-`."""
+        stream = sys.stderr if self._stderr else sys.stdout
+        return getattr(stream, "rich_proxied_file", stream)  # a progress bar stands in between
+
+    @cached_property
+    def console(self) -> "Console":
+        from rich.console import Console
+
+        # soft_wrap: the terminal wraps what is too long for it; rich would cut words and pad lines.
+        return Console(stderr=self._stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    @property
+    def is_terminal(self) -> bool:
+        file = self._file
+        may_be = file is not None and (file.isatty() or any(name in os.environ for name in _SAYS_TERMINAL))
+        return may_be and self.console.is_terminal
+
+    def print(self, text: str = "", *, style: str | None = None) -> None:
+        line, file = printable(text), self._file
+        if self.is_terminal:
+            self.console.print(line, style=style)
             return
-        try:  # as rich would write them, which takes twelve times as long
-            self.file.write(f"{' '.join(made)}\n")
-            self.file.flush()
+        if file is None:
+            return
+        try:
+            file.write(f"{line}\n")
+            file.flush()
         except BrokenPipeError:
-            self.on_broken_pipe()
+            self.console.on_broken_pipe()
 
 
 out = _Lines()

@@ -10,9 +10,8 @@ import typer
 from commands.console import FlowOption, JsonOption, aligned, counts, moment, moment_since, out, print_json, when
 from commands.site import named, opened
 from models.errors import TidegateError
-from models.ledger import FileStatus
+from models.ledger import NO_FLOW, FileStatus
 from services.ledger import lineage, queries
-from services.ledger.overview import NO_FLOW
 from services.ledger.queries import LedgerLine
 
 

@@ -21,7 +21,7 @@ def list_flows(as_json: JsonOption = False) -> None:
     for number, flow in enumerate(described):
         if number:
             out.print()
-        out.print(flow.pop("name"))
+        out.print(str(flow.pop("name")))
         aligned((f"  {name.replace('_', ' ')}", in_words(value)) for name, value in flow.items())
 
 

@@ -22,9 +22,8 @@ from file_processing.inbound import adhoc, intake
 from file_processing.inbound.archive import FileResult
 from file_processing.inbound.load import Progress
 from file_processing.inbound.routing import DroppedFile
-from models.ledger import WAITING, FileStatus
+from models.ledger import NO_FLOW, WAITING, FileStatus
 from services.ledger.inbound import COUNTS
-from services.ledger.overview import NO_FLOW
 from services.text import printable
 
 
@@ -77,13 +76,15 @@ def ingest(
 def progress(total: int, *, shown: bool) -> Iterator[Progress]:
     """A progress bar over `total` bytes, on a terminal; told how many bytes of a file are read."""
     # Where lines and bar share the terminal they have to share the console too.
-    console = out if sys.stdout.isatty() else err
-    if not (shown and total and console.is_terminal):
+    lines = out if sys.stdout.isatty() else err
+    if not (shown and total and lines.is_terminal):
         yield lambda _file, _bytes: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:
+    with Progress(
+        BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=lines.console
+    ) as bar:
         task = bar.add_task("", total=total)
         furthest: Counter[int] = Counter()  # what fails is read or loaded again, and counts once
 

@@ -9,8 +9,8 @@ from commands.console import ALL_WELL, REJECTED, FlowOption, JsonOption, complai
 from commands.site import Site, named, opened
 from file_processing.inbound.reconcile import Difference, Reconciler
 from models.errors import RetryLater
+from models.ledger import NO_FLOW
 from services.ledger import reconcile as ledger
-from services.ledger.overview import NO_FLOW
 from services.ledger.reconcile import Kept, MissingFiles
 from services.runtime import status_file
 

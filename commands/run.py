@@ -51,6 +51,8 @@ def run() -> None:
         if stopping.is_set():
             return
         welcome(site)
+        pipeline = site.pipeline(settings.input_dir.resolve(), stopping=stopping)
+        pipeline.build()  # what is wrong with a flow is told now, not with its first file
         Daemon(
             inbox=Inbox(
                 settings.input_dir.resolve(),
@@ -59,7 +61,7 @@ def run() -> None:
                 rescan_seconds=settings.rescan_seconds,
                 settle_seconds=settings.settle_seconds,
             ),
-            pipeline=site.pipeline(settings.input_dir.resolve(), stopping=stopping),
+            pipeline=pipeline,
             writer=site.writer(stopping),
             connectors=Supervisor(connectors.jobs(site, lambda: publisher.state)),
             publisher=publisher,

@@ -30,13 +30,13 @@ from services.db.engine import Database
 from services.files.folders import Folders
 from services.files.room import Room
 from services.ledger import documents
-from services.ledger.daemons import Heartbeat
 from services.runtime import garbage, log
 from services.transport.hosts import refuse_plain
 from settings import Settings, listed
 
 if TYPE_CHECKING:
     from file_processing.outbound.worker import Writer
+    from services.ledger.daemons import Heartbeat
 
 env_file: ContextVar[Path | None] = ContextVar("env_file", default=None)
 """What `--env-file` names; without it there is the `.env` beside `main.py`."""
@@ -96,7 +96,9 @@ class Site:
             stopping=stopping,
         )
 
-    def heartbeat(self) -> Heartbeat:
+    def heartbeat(self) -> "Heartbeat":
+        from services.ledger.daemons import Heartbeat
+
         return Heartbeat(self.engine, node=node(), version=settings_module.VERSION, flows=self.flows)
 
     def prepare(self) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 from commands.console import ALL_WELL, WRONG_USE, JsonOption, aligned, moment, out, plural, print_json, when
 from commands.site import Site, configured, room
 from models.errors import TidegateError
+from models.ledger import NO_FLOW
 from services.db import engine as databases
 from services.files.room import NoRoom
 from services.ledger import daemons as fleet, overview
@@ -162,7 +163,7 @@ def show_known(health: Health) -> None:
         for one in health.known
     ]
     aligned([columns, *rows], right=frozenset({3, 4, 5}))
-    here = {line.flow for line in health.flows} - {overview.NO_FLOW}
+    here = {line.flow for line in health.flows} - {NO_FLOW}
     for one in health.known:
         if one.is_silent:
             out.print(

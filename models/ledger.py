@@ -47,6 +47,9 @@ class OutboundStatus(StrEnum):
     SUPERSEDED = "superseded"  # a newer state took its place before it was delivered, or could be written
 
 
+NO_FLOW: Final = "(no flow)"
+"""Stands for the flow of a file that none takes."""
+
 WAITING: Final = "waiting"
 """What is said of a file of which the ledger has no line yet."""
 

@@ -23,7 +23,7 @@ PROBE_ROWS = 1_000
 _COPY = "copy {table} ({columns}) from stdin (format binary)"
 
 # Without such an index an upsert fails, while COPY would insert a key twice.
-_KEY_IS_UNIQUE = """
+KEY_IS_UNIQUE = """
 select from pg_catalog.pg_index i
 where indrelid = {table}::regclass and indisunique and indisvalid and indimmediate
   and indpred is null and indexprs is null
@@ -36,7 +36,10 @@ limit 1
 
 
 class Insert:
-    """Inserts rows of one flow, and their children. The statements are made once from its declaration."""
+    """Inserts rows of one flow, and their children. The statements are made once from its declaration.
+
+    key_is_unique: the statement that gives a row where an index keeps the key unique; else nothing may be inserted.
+    """
 
     def __init__(self, flow: Flow) -> None:
         table, *children = flow.sql_tables
@@ -47,7 +50,7 @@ class Insert:
         # Else there may be children of a parent that is not there yet, which it must not find.
         self._possible = all(_refers(child, table) for child in children)
         quoted = sql.Literal(sql.Identifier(table.name).as_string(None))
-        self._key_is_unique = sql.SQL(_KEY_IS_UNIQUE).format(table=quoted, key=sql.Literal(sorted(flow.key)))
+        self.key_is_unique = sql.SQL(KEY_IS_UNIQUE).format(table=quoted, key=sql.Literal(sorted(flow.key)))
 
     def insert(self, connection: Connection, blocks: Sequence[EncodedRows]) -> bool:
         """Insert all rows and their children, or none, within the connection's transaction; whether they are in.
@@ -58,8 +61,7 @@ class Insert:
             return False
         try:
             with connection.transaction(), connection.cursor() as cursor:
-                is_unique = cursor.execute(self._key_is_unique).rowcount == 1
-                if not (is_unique and self._insert(cursor, blocks) and self._insert_children(cursor, blocks)):
+                if not (self._insert(cursor, blocks) and self._insert_children(cursor, blocks)):
                     raise psycopg.Rollback
                 return True
         except Exception as error:
@@ -88,8 +90,8 @@ class Insert:
         return True
 
 
-def _copy(table: Table, columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(_COPY).format(table=sql.Identifier(table.name), columns=names(columns))
+def _copy(table: Table, columns: Sequence[str]) -> bytes:
+    return sql.SQL(_COPY).format(table=sql.Identifier(table.name), columns=names(columns)).as_bytes(None)
 
 
 def _refers(child: Table, parent: Table) -> bool:

@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from file_processing.inbound import answer, error_report, tally as tallying
 from file_processing.inbound.deduplicate import Deduplicator, LoadDecision
-from file_processing.inbound.encode import ColumnTypes, EncodedBatch, Encoder
+from file_processing.inbound.encode import ColumnTypes, EncodedBatch, EncodedRows, Encoder
 from file_processing.inbound.error_report import PendingReport
 from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
@@ -34,6 +34,7 @@ ROWS_AT_ONCE = 50_000
 
 Progress = Callable[[DroppedFile, int], None]
 _Encoded = Callable[[LoadDecision], Iterator[EncodedBatch]]
+_Upserting = Callable[[Sequence[EncodedRows]], tuple[UpsertCounts, list[RejectedByDatabase]]]
 
 
 class CommittedFile(NamedTuple):
@@ -162,21 +163,21 @@ class Loader:
         counts = NO_ROWS
         if self.flow is not None and self.upsert is not None and decisions:
             with sqlstate.of_a_flow():
-                types = self.upsert.column_types(connection)
-            encoded = partial(_encoded, Encoder(self.flow, types), types)
+                target = self.upsert.begin(connection)
+            encoded = partial(_encoded, Encoder(self.flow, target.types), target.types)
             for portion in self._portions(decisions, encoded, tallies, KeepAlive(connection)):
-                counts += self._upsert_portion(connection, self.upsert, portion, tallies)
+                counts += self._upsert_portion(partial(self.upsert.upsert, connection, target), portion, tallies)
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
             raise _StartOver(verdicts=found)
         return counts
 
     def _upsert_portion(
-        self, connection: Connection, upsert: Upsert, portion: Sequence[EncodedBatch], tallies: Mapping[int, Tally]
+        self, upsert: _Upserting, portion: Sequence[EncodedBatch], tallies: Mapping[int, Tally]
     ) -> UpsertCounts:
         with sqlstate.of_a_flow():
             blocks = [batch.rows for batch in portion if not tallies[batch.rows.file_id].is_test]
-            counts, bad = upsert.upsert(connection, blocks)
+            counts, bad = upsert(blocks)
         for file_id, records in _found_again(portion, bad):
             tallies[file_id].reject(records)
         found = {batch.rows.file_id: tallies[batch.rows.file_id].too_many(self.limits) for batch in portion}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy
@@ -106,21 +107,20 @@ class Pipeline:
         self._limits = limits
         self._room = room
         self.router = Router(flows, root, limits.max_bytes)
-        self._steps = {
-            flow.name if flow else None: self._of_flow(flow, node, progress) for flow in (*flows.values(), None)
-        }
+        self.flows: list[str | None] = [*flows, None]
+        """The name of every flow, and `None` for the files of none."""
+        self._steps = cache(lambda name: self._of_flow(name, flows[name] if name else None, node, progress))
 
-    def _of_flow(self, flow: Flow | None, node: str, progress: Progress) -> _Steps:
-        name = flow.name if flow else None
+    def build(self) -> None:
+        """Build what the files of each flow take, which is otherwise built for the first of them."""
+        for name in self.flows:
+            self._steps(name)
+
+    def _of_flow(self, name: str | None, flow: Flow | None, node: str, progress: Progress) -> _Steps:
         reports = self._folders.rejected_of(name)
         upsert = Upsert(flow) if flow else None
         loader = Loader(flow, upsert, Deduplicator(flow), reports, node, self._limits, progress)
         return _Steps(name, Validator(flow) if flow else None, loader)
-
-    @property
-    def flows(self) -> list[str | None]:
-        """The name of every flow, and `None` for the files of none."""
-        return list(self._steps)
 
     def recover(self, flow: str | None) -> None:
         """Finish what a crash or a fault left half-done. Raises RetryLater or StopDaemon."""
@@ -145,7 +145,7 @@ class Pipeline:
         RetryLater also when another process loads files of the flow, or this one is stopping: then the files not yet
         told of are where they were, and nothing of them loaded.
         """
-        steps = self._steps[flow]
+        steps = self._steps(flow)
         try:
             with closing(self._groups(steps, files, further)) as groups:
                 for group in groups:

@@ -31,7 +31,7 @@ class Stage:
             "columns": names(columns),
         }
         self._create = sql.SQL(_CREATE).format(**parts)
-        self._copy = sql.SQL(_COPY).format(**parts)
+        self._copy = sql.SQL(_COPY).format(**parts).as_bytes(None)
         self._empty = sql.SQL("truncate {stage}").format(**parts)
 
     def create(self, connection: Connection) -> None:
@@ -46,7 +46,7 @@ class Stage:
         cursor.execute(self._empty)
 
 
-def copy_rows(cursor: Cursor, statement: sql.Composed, rows: Iterable[bytes]) -> None:
+def copy_rows(cursor: Cursor, statement: bytes, rows: Iterable[bytes]) -> None:
     """Send encoded rows by binary COPY."""
     with cursor.copy(statement) as copy:
         copy.write(b"".join((HEADER, *rows, TRAILER)))

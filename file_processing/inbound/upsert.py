@@ -109,6 +109,16 @@ group by s.source_file_id
 """
 
 
+class Target(NamedTuple):
+    """What the tables of a flow are like, which stays so until the transaction that looked ends.
+
+    types: of their columns. key_is_unique: see `insert.KEY_IS_UNIQUE`.
+    """
+
+    types: ColumnTypes
+    key_is_unique: bool
+
+
 class Upsert:
     """Upserts rows of one flow. The statements are made once from its declaration."""
 
@@ -142,27 +152,33 @@ class Upsert:
         if not data:
             parts |= {"old": sql.SQL("true"), "staged": sql.SQL("true")}
         self._children = [Children(flow, number, parts) for number in range(len(flow.children))]
-        self._loading = sql.SQL("; ").join([loading(flow), *([sql.SQL(FIND_BY_KEY)] if flow.partitions else [])])
         self._partitions = PartitionsByTime(flow, flow.partitions) if isinstance(flow.partitions, ByTime) else None
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
         self._unchanged = sql.SQL(_UNCHANGED).format(**parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s"))
         children = ([*flow.key, *flow.child_columns(number)] for number in range(len(flow.children)))
-        self._describe = [
+        describe = [
             sql.SQL(_DESCRIBE).format(columns=names(columns), table=sql.Identifier(each.name))
             for each, columns in zip(flow.sql_tables, [flow.columns, *children], strict=True)
         ]
+        # The tables first: while they are open nobody drops an index of theirs.
+        find = [sql.SQL(FIND_BY_KEY)] if flow.partitions else []
+        self._begin = sql.SQL("; ").join([*describe, self._insert.key_is_unique, loading(flow), *find]).as_bytes(None)
 
-    def column_types(self, connection: Connection) -> ColumnTypes:
-        """The types of the columns, which are the same until the connection's transaction ends."""
+    def begin(self, connection: Connection) -> Target:
+        """Look at the tables in the connection's transaction, and tell the server that it loads into them."""
         with connection.cursor() as cursor:
-            described = [cursor.execute(describe).description or () for describe in self._describe]
-        table, *children = (tuple(column.type_code for column in columns) for columns in described)
-        return ColumnTypes(table, tuple(children))
+            cursor.execute(self._begin, prepare=False)  # one round trip, which it is only while it is not prepared
+            found: list[tuple[int, ...]] = []
+            for _ in range(1 + len(self._children)):
+                found.append(tuple(column.type_code for column in cursor.description or ()))
+                cursor.nextset()
+            table, *children = found
+            return Target(ColumnTypes(table, tuple(children)), cursor.rowcount == 1)
 
     def upsert(
-        self, connection: Connection, blocks: Sequence[EncodedRows]
+        self, connection: Connection, target: Target, blocks: Sequence[EncodedRows]
     ) -> tuple[UpsertCounts, list[RejectedByDatabase]]:
-        """Upsert rows within the connection's transaction, whose columns they are encoded for.
+        """Upsert rows within the connection's transaction, which began with `begin`.
 
         A record whose rows the database rejects is left out and returned with the reason;
         all others are in the table. Raises psycopg.Error for what is not a record's fault.
@@ -171,11 +187,10 @@ class Upsert:
         blocks = [block for block in blocks if len(block)]
         if not blocks:
             return counts, rejected
-        connection.execute(self._loading)
         if self._partitions is not None:
             self._partitions.make_for(connection, (key for block in blocks for key in block.keys))
         rows = _by_file(blocks)
-        if self._all_new and self._insert.insert(connection, blocks):
+        if self._all_new and target.key_is_unique and self._insert.insert(connection, blocks):
             return replace(counts, inserted=rows), rejected
         for stage in (self._stage, *(child.stage for child in self._children)):
             stage.create(connection)

@@ -28,7 +28,8 @@ from services.files.move import Identity, ReadState
 from services.ledger import clock, deliveries, documents, locks, replay
 from services.ledger.deliveries import Deliveries, DueFile, StoredFile
 from services.ledger.outbound import is_behind
-from services.runtime.supervisor import Job, Tell, in_thread
+from services.runtime.blocking import in_thread
+from services.runtime.supervisor import Job, Tell
 from services.transport.backoff import CONNECTOR
 from services.transport.http import LONGEST_RETRY_SECONDS
 

@@ -158,8 +158,10 @@ _COLUMNS = {
     "error": "text", "drift": "jsonb", "duplicate_of": "int8", "filed_at": "timestamptz", "superseded_by": "int8",
 }  # fmt: skip
 
-_COPY_FILES = sql.SQL("copy tidegate.inbound_file ({}) from stdin (format binary)").format(
-    sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+_COPY_FILES = (
+    sql.SQL("copy tidegate.inbound_file ({}) from stdin (format binary)")
+    .format(sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
+    .as_bytes(None)
 )
 
 

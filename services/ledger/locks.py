@@ -15,7 +15,7 @@ from psycopg.errors import LockNotAvailable
 from models.errors import RetryLater
 from services.db import connection as connections, sqlstate
 from services.db.engine import Connect
-from services.runtime.supervisor import in_thread
+from services.runtime.blocking import in_thread
 
 # The first key of a lock; the second is a hash of the name of a flow, or of a connector or what it takes turns at.
 _LOADERS = 0x7469_6465

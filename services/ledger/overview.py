@@ -11,11 +11,9 @@ from psycopg.rows import dict_row
 from flows import Flows
 from models.errors import RestFlow
 from models.flow import Flow
-from models.ledger import FileStatus
+from models.ledger import NO_FLOW, FileStatus
 from services.db import sqlstate
 from services.ledger.statements import statement
-
-NO_FLOW = "(no flow)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ParamSpec, TypeVar
 
 from loguru import logger
 
@@ -17,8 +16,6 @@ from services.transport.backoff import CONNECTOR, DATABASE
 STOP_SECONDS = 5.0
 """What a job has in hand when the daemon stops may take so long; systemd gives the daemon ten."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
 Tell = Callable[[str], None]
 """Called by a job when its work goes well, with what `status` shows of it."""
@@ -37,16 +34,6 @@ class Job:
 
     name: str
     run: Callable[[Tell], Awaitable[float]]
-
-
-async def in_thread(call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Run what blocks, for a moment, in a thread; it is never left half-way, even when the daemon stops."""
-    task = asyncio.ensure_future(asyncio.to_thread(call, *arguments, **options))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 class Supervisor:

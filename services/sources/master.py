@@ -22,7 +22,8 @@ from models.master import FullSync, MasterWrite
 from services.db import sqlstate
 from services.db.engine import Connect
 from services.ledger import clock, cursors, locks
-from services.runtime.supervisor import Job, Tell, in_thread
+from services.runtime.blocking import in_thread
+from services.runtime.supervisor import Job, Tell
 from services.sources.local_replica import LocalReplica, PlacedFile
 from services.sources.master_api import ListedPage, MasterApi, MasterSession
 from settings import Settings

@@ -16,7 +16,8 @@ from models.errors import RetryLater
 from services.db.engine import Connect
 from services.files.directory import Folder
 from services.ledger import cursors, locks
-from services.runtime.supervisor import Job, Tell, in_thread
+from services.runtime.blocking import in_thread
+from services.runtime.supervisor import Job, Tell
 from services.sources.arrival import arrive
 from services.transport import http
 from services.transport.backoff import source_requests

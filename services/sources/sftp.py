@@ -22,7 +22,8 @@ from services.files import durable, names
 from services.files.directory import Folder
 from services.files.durable import Temporary
 from services.ledger import cursors, locks
-from services.runtime.supervisor import Job, Tell, in_thread
+from services.runtime.blocking import in_thread
+from services.runtime.supervisor import Job, Tell
 from services.sources import remote_files
 from services.sources.remote_files import RemoteFile
 from services.transport import ssh

@@ -70,6 +70,13 @@ def test_help_imports_nothing_that_only_the_commands_need() -> None:
     assert imported & (ours | theirs) == set()
 
 
+def test_what_goes_to_no_terminal_is_printed_without_rich() -> None:
+    done = in_a_process(
+        "from commands.console import out; out.print('a\\x1bb', style='red'); print('rich' in sys.modules)",
+    )
+    assert done.stdout == "a\\x1bb\nFalse\n"
+
+
 LEFT = "import atexit, os, threading\nos._exit = lambda code: print('left with', code)\n"
 
 

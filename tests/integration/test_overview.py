@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import psycopg
 
+from models.ledger import NO_FLOW
 from services.ledger import overview, queries
 from tests.support.sites import Site
 
@@ -49,7 +50,7 @@ def test_each_flow_tells_its_last_file_and_its_last_error(site: Site) -> None:
     with psycopg.connect(site.url) as connection:
         lines = {line.flow: line for line in overview.overview(connection, site.flows(), Counter())}
     ids = {line["name"]: line["id"] for line in site.ledger()}
-    vehicles, strangers, orders = lines["vehicle_status"], lines[overview.NO_FLOW], lines["orders"]
+    vehicles, strangers, orders = lines["vehicle_status"], lines[NO_FLOW], lines["orders"]
     assert (vehicles.loaded, vehicles.rejected, vehicles.last_file) == (1, 1, "good.json")
     assert (vehicles.last_error_id, vehicles.rows) == (ids["bad.json"], 1)
     assert (strangers.rejected, strangers.last_file, strangers.last_error_id) == (

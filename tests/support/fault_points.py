@@ -127,7 +127,7 @@ def _called(name: str) -> Callable[..., bool]:
     return lambda entry, *_: entry.name == name
 
 
-def _many_rows(_: object, __: object, blocks: list[Any]) -> bool:
+def _many_rows(_: object, __: object, ___: object, blocks: list[Any]) -> bool:
     return sum(map(len, blocks)) >= 2_000
 
 

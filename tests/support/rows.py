@@ -31,9 +31,10 @@ class RowUpsert:
         self._upsert = Upsert(flow)
 
     def upsert(self, connection: Connection, rows: Sequence[Row]) -> tuple[UpsertCounts, list[RejectedByDatabase]]:
-        encoder = Encoder(self._flow, self._upsert.column_types(connection))
+        target = self._upsert.begin(connection)
+        encoder = Encoder(self._flow, target.types)
         batches = [encoded(encoder, list(file)) for _, file in groupby(rows, attrgetter("file_id"))]
-        counts, rejected = self._upsert.upsert(connection, [batch.rows for batch in batches])
+        counts, rejected = self._upsert.upsert(connection, target, [batch.rows for batch in batches])
         misfits = [
             RejectedByDatabase(batch.rows.file_id, record.position, record.errors[0]["reason"])
             for batch in batches

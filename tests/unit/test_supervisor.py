@@ -10,8 +10,9 @@ import pytest
 
 from models.errors import RetryLater, StopConnector
 from services.runtime import supervisor as supervising
+from services.runtime.blocking import in_thread
 from services.runtime.status_file import JobPhase, JobState
-from services.runtime.supervisor import Job, Supervisor, Tell, in_thread
+from services.runtime.supervisor import Job, Supervisor, Tell
 from services.transport.backoff import Backoff
 from tests.support.waiting import eventually
 

@@ -42,10 +42,10 @@ class ClientWorkOrder(TypedDict):
 
 
 _STATUSES = {
-    "isCanceled": Status.CANCELLED,
-    "isDone": Status.COMPLETED,
-    "isOnHold": Status.ON_HOLD,
-    "isPending": Status.PENDING,
+    "isCanceled": Status.CANCELLED.value,
+    "isDone": Status.COMPLETED.value,
+    "isOnHold": Status.ON_HOLD.value,
+    "isPending": Status.PENDING.value,
 }
 
 
@@ -87,7 +87,7 @@ def status(order: ClientWorkOrder) -> str:
     true = [flag for flag in _STATUSES if order.get(flag)]
     if len(true) > 1:
         raise RejectRecord(f"flags contradict each other: {' and '.join(true)} are both true")
-    return (_STATUSES[true[0]] if true else Status.IN_PROGRESS).value
+    return _STATUSES[true[0]] if true else Status.IN_PROGRESS.value
 
 
 class WorkOrderForClient(TypedDict):

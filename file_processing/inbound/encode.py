@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -99,6 +100,11 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.ends)
 
+    @property
+    def all(self) -> int:
+        """How many there are with their children."""
+        return len(self.ends) + sum(len(own.ends) for own in self.children)
+
     def says_nothing(self, index: int) -> bool:
         """Whether the record of that row says nothing of its children: these stay as they are."""
         return self.children[0].counts[index] == _SAYS_NOTHING
@@ -165,7 +171,7 @@ class Encoder:
         data, ends = self._table.encode(
             [(*row, file_id, position) for row, position in zip(checked.rows, checked.positions, strict=True)]
         )
-        keys = [self._key_of(row) for row in checked.rows]
+        keys = self._keys_of(checked.rows)
         if not self._children:
             return EncodedRows(file_id, data, ends, array("i", checked.positions), keys)
         children = tuple(
@@ -176,8 +182,8 @@ class Encoder:
         )
         return EncodedRows(file_id, data, ends, array("i", checked.positions), keys, children)
 
-    def _key_of(self, row: RowValues) -> RowValues:
-        return tuple([row[index] for index in self._key])
+    def _keys_of(self, rows: Sequence[RowValues]) -> list[RowValues]:
+        return list(zip(*(map(itemgetter(index), rows) for index in self._key), strict=True))
 
     def _wrong(self, checked: CheckedBatch) -> dict[int, str]:
         """By position, what is wrong with the records that cannot be encoded."""
@@ -186,7 +192,7 @@ class Encoder:
         for row, position, own in zip(checked.rows, checked.positions, children, strict=True):
             why = self._table.misfit(row)
             for number, encoder in enumerate(self._children if own else ()):
-                for child in _of_table(number, [self._key_of(row)], [own]):
+                for child in _of_table(number, self._keys_of([row]), [own]):
                     why = why or encoder.misfit(child)
             if why is not None:
                 reasons.setdefault(position, why)

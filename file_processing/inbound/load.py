@@ -32,6 +32,9 @@ from services.ledger.inbound import LedgerEntry, Look
 ROWS_AT_ONCE = 50_000
 """Rows that one upsert takes; more than a batch of text holds, so that small files share one."""
 
+ROWS_AS_READ = 8_000
+"""Of a long file one upsert takes fewer, children among them: the database is at these while the next are read."""
+
 Progress = Callable[[DroppedFile, int], None]
 _Encoded = Callable[[LoadDecision], Iterator[EncodedBatch]]
 _Upserting = Callable[[Sequence[EncodedRows]], tuple[UpsertCounts, list[RejectedByDatabase]]]
@@ -214,8 +217,8 @@ class Loader:
                 if self.all_or_nothing and tally.rejected.count:
                     continue  # it is only read to its end, so that every reason is told
                 portion.append(batch)
-                rows += max(len(batch.rows), batch.records)  # rejected ones take memory too
-                if rows >= ROWS_AT_ONCE:
+                rows += max(batch.rows.all, batch.records)  # rejected ones take memory too
+                if rows >= (ROWS_AT_ONCE if made.read.long is None else ROWS_AS_READ):
                     yield portion
                     portion.clear()  # before more is taken: one portion stands in memory at a time
                     rows = 0

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from loguru import Message
 
 BATCHES_AHEAD = 8
-"""So many encoded batches may wait here, less than 1 MB each: as much as one upsert takes."""
+"""So many encoded batches may wait here, about 1 MB each: what is read while an upsert is at work."""
 
 _LOOK_SECONDS = 0.2
 """So late, at most, it is noticed that the daemon stops."""

@@ -2,11 +2,12 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from pydantic import AliasChoices, AliasPath, BaseModel, FailFast, TypeAdapter, ValidationError
 from sqlalchemy import Table
@@ -31,6 +32,9 @@ RowValues = tuple[object, ...]
 
 ChildRows = tuple[Sequence[RowValues], ...]
 """The children of one row, for each of `Flow.children`: the values behind the parent's key."""
+
+_T = TypeVar("_T")
+_ToValues = Callable[[Iterable[_T]], list[RowValues]]
 
 
 class CheckedBatch(NamedTuple):
@@ -65,7 +69,7 @@ class Validator:
         # What is wrong with a million records would take a gigabyte.
         all_good: Any = Annotated[list[flow.record], FailFast()]  # type: ignore[name-defined]
         self._all_good: TypeAdapter[list[Any]] = TypeAdapter(all_good)
-        self._of_record = _of_record(flow)
+        self._of_records = _of_records(flow)
         self._values = _in_order([name for name in flow.columns if name != CHILDREN_DIGEST], _nullable(flow.sql_table))
         self._children = {
             table.name: _in_order(columns := flow.child_columns(number), columns)
@@ -161,18 +165,26 @@ class Validator:
         self, batch: Batch, good: Sequence[int], valid: list[Any], reasons: dict[int, list[Reason]]
     ) -> tuple[list[RowValues], list[int], list[ChildRows | None]]:
         if self.flow.to_rows is None:
-            return list(map(self._of_record, valid)), [batch.first + index for index in good], []
+            return self._of_records(valid), [batch.first + index for index in good], []
+        try:
+            rows, counts, children = self._translated(valid)
+        except Exception:  # noqa: BLE001  # which record it is comes out one by one
+            return self._translated_one_by_one(batch, good, valid, reasons)
+        return (
+            rows,
+            [batch.first + index for index, count in zip(good, counts, strict=True) for _ in range(count)],
+            children,
+        )
+
+    def _translated_one_by_one(
+        self, batch: Batch, good: Sequence[int], valid: Sequence[Any], reasons: dict[int, list[Reason]]
+    ) -> tuple[list[RowValues], list[int], list[ChildRows | None]]:
         rows: list[RowValues] = []
         children: list[ChildRows | None] = []
         from_record: list[int] = []
         for index, record in zip(good, valid, strict=True):
             try:
-                if self._children:
-                    both = [self._with_children(row) for row in self.flow.to_rows(record)]
-                    of_record = [values for values, _ in both]
-                    children += [own for _, own in both]
-                else:
-                    of_record = [*map(self._values, self.flow.to_rows(record))]
+                of_record, _, own = self._translated([record])
             except RejectRecord as error:
                 reasons[index] = [Reason((), str(error))]
                 continue
@@ -181,18 +193,31 @@ class Validator:
                 reasons[index] = [Reason((), text)]
                 continue
             rows += of_record
+            children += own
             from_record += [batch.first + index] * len(of_record)
         return rows, from_record, children
 
-    def _with_children(self, row: Mapping[str, object]) -> tuple[RowValues, ChildRows | None]:
-        """The values of a row, with the digest of its children; and these."""
+    def _translated(self, valid: Sequence[Any]) -> tuple[list[RowValues], list[int], list[ChildRows | None]]:
+        """The rows of records, how many each has, and the children of the rows; with children these have a digest.
+
+        Raises RejectRecord, and whatever else the flow's own function may.
+        """
+        assert self.flow.to_rows is not None
+        of_records = [[*self.flow.to_rows(record)] for record in valid]
+        made = list(chain.from_iterable(of_records))
+        rows, counts = self._values(made), list(map(len, of_records))
+        if not self._children:
+            return rows, counts, []
+        children = [self._children_of(row) for row in made]
+        digests = _digests(children, len(self._children))
+        return [(*row, digest) for row, digest in zip(rows, digests, strict=True)], counts, children
+
+    def _children_of(self, row: Mapping[str, object]) -> ChildRows | None:
         if self._children.keys().isdisjoint(row):
-            return (*self._values(row), None), None
-        own = tuple(
-            [*map(values, cast("list[dict[str, object]]", row.get(name, ())))]
-            for name, values in self._children.items()
+            return None
+        return tuple(
+            [values(cast("list[dict[str, object]]", row.get(name, ()))) for name, values in self._children.items()]
         )
-        return (*self._values(row), _digest(own)), own
 
     def _drift(self, records: Sequence[object]) -> Counter[str]:
         if self._keeps_unknown:
@@ -205,13 +230,28 @@ class Validator:
         return Counter({storable(name[:VALUE_CHARACTERS]): count for name, count in seen.most_common(DRIFT_NAMES)})
 
 
-def _digest(children: ChildRows) -> bytes:
-    """Equal for equal children in any order, 12.5 and 12.50 among them."""
-    plain = [
-        sorted(repr([value.normalize() if isinstance(value, Decimal) else value for value in row]) for row in rows)
-        for rows in children
-    ]
-    return hashlib.sha256(repr(plain).encode()).digest()
+def _digests(children: Iterable[ChildRows | None], tables: int) -> Iterator[bytes | None]:
+    """Equal for equal children in any order, 12.5 and 12.50 among them; None for a row that says nothing of any."""
+    children = list(children)
+    said = [own for own in children if own is not None]
+    plain = [iter(_plain([row for own in said for row in own[number]])) for number in range(tables)]
+    for own in children:
+        if own is None:
+            yield None
+        else:
+            texts = [sorted(islice(plain[number], len(rows))) for number, rows in enumerate(own)]
+            yield hashlib.sha256(repr(texts).encode()).digest()
+
+
+def _plain(rows: Iterable[RowValues]) -> Iterable[str]:
+    """Each row as text, which is the same for equal ones."""
+    return map(repr, map(list, zip(*map(_normal, zip(*rows, strict=True)), strict=True)))
+
+
+def _normal(column: Sequence[object]) -> Sequence[object]:
+    if any(issubclass(kind, Decimal) for kind in set(map(type, column))):
+        return [value.normalize() if isinstance(value, Decimal) else value for value in column]
+    return column
 
 
 def _named(error: Exception) -> str:
@@ -243,30 +283,30 @@ def _spellings(alias: str | AliasPath | AliasChoices | None) -> set[str]:
             return {alias}
 
 
-def _of_record(flow: Flow) -> Callable[[Any], RowValues]:
-    """From a validated record whose fields are the columns to the values of its row."""
+def _of_records(flow: Flow) -> _ToValues[Any]:
+    """From validated records whose fields are the columns to the values of their rows."""
     columns = flow.columns
     if is_typeddict(flow.record):
         return _in_order(columns, _nullable(flow.sql_table))
-    return attrgetter(*columns) if len(columns) > 1 else lambda record: (getattr(record, columns[0]),)
+    values = attrgetter(*columns) if len(columns) > 1 else lambda record: (getattr(record, columns[0]),)
+    return lambda records: list(map(values, records))
 
 
 def _nullable(table: Table) -> frozenset[str]:
     return frozenset(column.name for column in table.columns if column.nullable)
 
 
-def _in_order(columns: Sequence[str], optional: Container[str]) -> Callable[[Mapping[str, object]], RowValues]:
-    """From a row by column name to its values in this order; of optional ones it may leave out any, which are null."""
-    if len(columns) == 1:
-        return lambda row: (row.get(columns[0]) if columns[0] in optional else row[columns[0]],)
-    of_whole_row = itemgetter(*columns)
+def _in_order(columns: Sequence[str], optional: Container[str]) -> _ToValues[Mapping[str, object]]:
+    """From rows by column name to their values in this order; optional ones may be left out, and are null."""
+    in_order = itemgetter(*columns)
     left_out = {column: None for column in columns if column in optional}
 
-    def values(row: Mapping[str, object]) -> RowValues:
+    def values(rows: Iterable[Mapping[str, object]]) -> list[RowValues]:
+        rows = list(rows)
         try:
-            found: RowValues = of_whole_row(row)
+            found = list(map(in_order, rows))
         except KeyError:
-            found = of_whole_row({**left_out, **row})  # one that is missing all the same is the flow's mistake
-        return found
+            found = [in_order({**left_out, **row}) for row in rows]  # one missing all the same is the flow's mistake
+        return found if len(columns) > 1 else [(value,) for value in found]
 
     return values

@@ -92,7 +92,7 @@ def reports(count: int = LONG, status: str = "driving") -> str:
 
 def in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "Reading", partial(Reading, batch_bytes=100_000))
-    monkeypatch.setattr(loading, "ROWS_AT_ONCE", 2_000)
+    monkeypatch.setattr(loading, "ROWS_AS_READ", 2_000)
 
 
 def line_of(site: Site, name: str, content: object, flow: str = STATUS) -> dict[str, Any]:

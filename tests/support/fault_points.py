@@ -90,6 +90,7 @@ def many_batches() -> None:
 
     mock.patch.object(batches, "Reading", small).start()
     mock.patch.object(load, "ROWS_AT_ONCE", 2_000).start()
+    mock.patch.object(load, "ROWS_AS_READ", 2_000).start()
 
 
 def one_by_one() -> None:

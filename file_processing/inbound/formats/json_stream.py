@@ -62,7 +62,7 @@ class Stream:
         """The records, after `enter_list`. Raises RejectFile where the document is malformed."""
         first = 0
         while self._next_byte() != b"]":
-            while len(self.buffer) < self.batch_bytes and not self.at_end:
+            while len(self.buffer) < self.batch_bytes // 2 and not self.at_end:
                 self._read()
             end, records = self._whole_records()
             place = self.place

@@ -1,6 +1,5 @@
 """Loading: a group of files of one flow into its table and the ledger, in one transaction."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +9,12 @@ from psycopg import Connection
 
 from file_processing.inbound import answer, error_report, tally as tallying
 from file_processing.inbound.deduplicate import Deduplicator, LoadDecision
-from file_processing.inbound.encode import ColumnTypes, EncodedBatch, Encoder
+from file_processing.inbound.encode import ColumnTypes, EncodedBatch, EncodedRows, Encoder
 from file_processing.inbound.error_report import PendingReport
-from file_processing.inbound.formats.base import Rejection
+from file_processing.inbound.formats.base import Exchange, Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
-from file_processing.inbound.record_errors import RejectedText, rejected_by_database
 from file_processing.inbound.routing import DroppedFile
 from file_processing.inbound.tally import Tally
 from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, Upsert, UpsertCounts
@@ -26,7 +24,8 @@ from models.ledger import FileStatus
 from services.db import migrate, sqlstate
 from services.db.connection import KeepAlive
 from services.files.directory import Folder
-from services.ledger import inbound as ledger, interchanges, locks
+from services.ledger import arrival, inbound as ledger, interchanges, locks
+from services.ledger.arrival import Arrivals
 from services.ledger.inbound import LedgerEntry, Look
 
 ROWS_AT_ONCE = 50_000
@@ -34,6 +33,7 @@ ROWS_AT_ONCE = 50_000
 
 Progress = Callable[[DroppedFile, int], None]
 _Encoded = Callable[[LoadDecision], Iterator[EncodedBatch]]
+_Upserted = Callable[[Sequence[EncodedRows]], tuple[UpsertCounts, list[RejectedByDatabase]]]
 
 
 class CommittedFile(NamedTuple):
@@ -101,8 +101,10 @@ class Loader:
     def all_or_nothing(self) -> bool:
         return self.flow is not None and self.flow.partly_bad is PartlyBad.ALL_OR_NOTHING
 
-    def load(self, connection: Connection, reads: Sequence[ReadResult]) -> Loaded:
+    def load(self, connection: Connection, reads: Sequence[ReadResult], *, in_order: bool = True) -> Loaded:
         """Load a group of files and write their ledger lines, in one transaction.
+
+        in_order: no other file of the flow that came before one of them is still to be loaded by this daemon.
 
         A file is left that is no longer there, or no longer the same, that cannot be read to its end, or
         whose report cannot be written; then the others load without it.
@@ -110,6 +112,7 @@ class Loader:
         Raises RetryLater (FlowBusy, RestFlow) or psycopg.Error when the database cannot, and whatever else goes wrong
         with a group; then nothing of it is loaded. A file alone that goes wrong is rejected.
         """
+        reads = sorted(reads, key=lambda read: read.file.arrival)
         ids: list[int] = []
         left: dict[int, LeftFile] = {}
         verdicts: dict[int, _Verdict] = {}
@@ -117,7 +120,7 @@ class Loader:
         while True:
             try:
                 with sqlstate.transaction_of_a_flow(connection):
-                    locks.lock_flow(connection, self.flow_name)
+                    self._lock(connection, reads)
                     asked = [read.file for number, read in enumerate(reads) if not (ids and ids[number] in left)]
                     look = self.deduplicator.look(connection, asked, new_ids=0 if ids else len(reads))
                     migrate.stop_if_newer(look.revision)
@@ -127,12 +130,12 @@ class Loader:
                         for read, number in zip(reads, ids, strict=True)
                         if number not in left
                     ]
-                    decisions = self._decide(connection, look, wanted)
+                    decisions = self._decide(connection, look, wanted, in_order and look.alone)
                     tallies = {
                         made.file_id: found.tally if (found := verdicts.get(made.file_id)) else tallying.of(made)
                         for made in decisions
                     }
-                    counts = self._upsert(connection, [made for made in decisions if made.loads], tallies)
+                    counts = self._upsert(connection, decisions, tallies, in_order and look.alone)
                     committed = self._write_down(connection, decisions, tallies, counts)
                 return Loaded(tuple(committed), tuple(left.values()))
             except _StartOver as found:
@@ -145,10 +148,22 @@ class Loader:
                     raise
                 verdicts |= {number: _Verdict(tallies[number], _rejection(reads[0], fault)) for number in alone}
 
+    def _lock(self, connection: Connection, reads: Sequence[ReadResult]) -> None:
+        """Files of one flow load side by side, but for a long one: not all its rows are written in the order of keys.
+
+        Raises FlowBusy.
+        """
+        locks.lock_flow(connection, self.flow_name, alone=any(read.file.is_long for read in reads))
+        contents = (read.file.sha256 or read.file.place.encode() for read in reads)
+        locks.lock_contents(connection, self.flow_name, contents)
+        exchanges = [_exchange(read) for read in reads if not read.file.is_long]
+        if senders := {exchange.reference.sender for exchange in exchanges if exchange is not None}:
+            locks.lock_senders(connection, self.flow_name or "", senders)
+
     def _decide(
-        self, connection: Connection, look: Look, wanted: Sequence[tuple[ReadResult, int]]
+        self, connection: Connection, look: Look, wanted: Sequence[tuple[ReadResult, int]], in_order: bool
     ) -> list[LoadDecision]:
-        decisions = self.deduplicator.decide(connection, look, wanted) if wanted else []
+        decisions = self.deduplicator.decide(connection, look, wanted, in_order=in_order) if wanted else []
         # Asked after the ledger: a file that another process archived before is gone by now.
         looks = {number: _not_in_place(read.file) for read, number in wanted}
         if left := {number: file for number, file in looks.items() if file is not None}:
@@ -156,29 +171,34 @@ class Loader:
         return decisions
 
     def _upsert(
-        self, connection: Connection, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
+        self,
+        connection: Connection,
+        decisions: Sequence[LoadDecision],
+        tallies: Mapping[int, Tally],
+        in_order: bool,
     ) -> UpsertCounts:
         """Raises _StartOver when files turn out to be rejected after some of their rows were upserted."""
-        counts = NO_ROWS
+        counts, decisions = NO_ROWS, [made for made in decisions if made.loads]
+        arrivals = Arrivals({made.file_id: made.read.file.arrival for made in decisions}, in_order)
         if self.flow is not None and self.upsert is not None and decisions:
             with sqlstate.of_a_flow():
                 types = self.upsert.column_types(connection)
             encoded = partial(_encoded, Encoder(self.flow, types), types)
+            upserted = partial(self.upsert.upsert, connection, arrivals=arrivals)
             for portion in self._portions(decisions, encoded, tallies, KeepAlive(connection)):
-                counts += self._upsert_portion(connection, self.upsert, portion, tallies)
+                counts += self._upsert_portion(upserted, portion, tallies)
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
             raise _StartOver(verdicts=found)
         return counts
 
     def _upsert_portion(
-        self, connection: Connection, upsert: Upsert, portion: Sequence[EncodedBatch], tallies: Mapping[int, Tally]
+        self, upsert: _Upserted, portion: Sequence[EncodedBatch], tallies: Mapping[int, Tally]
     ) -> UpsertCounts:
         with sqlstate.of_a_flow():
             blocks = [batch.rows for batch in portion if not tallies[batch.rows.file_id].is_test]
-            counts, bad = upsert.upsert(connection, blocks)
-        for file_id, records in _found_again(portion, bad):
-            tallies[file_id].reject(records)
+            counts, bad = upsert(blocks)
+        tallying.reject_by_database(tallies, portion, bad)
         found = {batch.rows.file_id: tallies[batch.rows.file_id].too_many(self.limits) for batch in portion}
         if verdicts := {file_id: _Verdict(tallies[file_id], why) for file_id, why in found.items() if why}:
             raise _StartOver(verdicts=verdicts)
@@ -231,6 +251,9 @@ class Loader:
         committed = [self._committed(made, tallies[made.file_id], counts) for made in decisions]
         committed = self._with_reports(committed, decisions, tallies)
         ledger.write(connection, [done.entry for done in committed if done.entry])
+        if self.flow is not None and self.flow.last_to_arrive_wins:
+            again = [(made.duplicate_of, made.read.file.arrival.at) for made in decisions if made.duplicate_of]
+            arrival.came_again(connection, again)
         bad = [done for done in committed if done.entry and done.entry.rejected]
         if bad:
             errors = ((done.ledger_id, error) for done in bad for error in tallies[done.ledger_id].rejected.errors())
@@ -274,6 +297,11 @@ class Loader:
         return reported
 
 
+def _exchange(read: ReadResult) -> Exchange | None:
+    """What a small file is beyond its records."""
+    return next((checked.batch.exchange for checked in read.batches), None)
+
+
 def _rejection(read: ReadResult, error: Exception) -> Rejection:
     return Rejection.of(error) if isinstance(error, RejectFile) else unexpected(read.file, error)
 
@@ -308,21 +336,3 @@ def _not_in_place(file: InboundFile) -> LeftFile | None:
     except OSError:
         return LeftFile(file.dropped)
     return LeftFile(file.dropped, Wait("it changed after it was read", "it is read again when it is at rest"))
-
-
-def _found_again(
-    portion: Sequence[EncodedBatch], bad: Sequence[RejectedByDatabase]
-) -> Iterator[tuple[int, list[RejectedText]]]:
-    """The records that the database rejected, with their text."""
-    reasons: dict[int, dict[int, str]] = defaultdict(dict)
-    for record in bad:
-        reasons[record.file_id][record.position] = record.reason
-    for checked in portion if bad else ():
-        file_id, first = checked.rows.file_id, checked.batch.first
-        here = {
-            position - first: reason
-            for position, reason in reasons[file_id].items()
-            if first <= position < first + checked.records
-        }
-        if here:
-            yield file_id, rejected_by_database(checked.batch, here)

@@ -6,7 +6,8 @@ Two more guard the schema: the one around migrations (`services.db.schema`), and
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from psycopg import Connection
@@ -15,6 +16,7 @@ from psycopg.errors import LockNotAvailable
 from models.errors import RetryLater
 from services.db import connection as connections, sqlstate
 from services.db.engine import Connect
+from services.ledger.statements import array
 from services.runtime.supervisor import in_thread
 
 # The first key of a lock; the second is a hash of the name of a flow, or of a connector or what it takes turns at.
@@ -22,6 +24,11 @@ _LOADERS = 0x7469_6465
 _WRITERS = 0x7469_646F
 _CONNECTORS = 0x7469_636F
 _NUMBERS = 0x7469_6E75
+_CONTENTS = 0x7469_6373
+_SENDERS = 0x7469_7365
+
+_BUCKETS = 1024
+"""Contents share so many locks: one for each would fill the server's table of locks."""
 
 _FLOW_WAIT_SECONDS = 1.0
 """How long a loader waits for its turn before it rests."""
@@ -31,6 +38,10 @@ _LOCK_FLOW = """
 select set_config('lock_timeout', %s, true), pg_advisory_xact_lock(%s, hashtext(%s)),
     set_config('lock_timeout', %s, true)
 """
+_LOCK_FLOW_SHARED = _LOCK_FLOW.replace("xact_lock", "xact_lock_shared")
+
+# In the order of the list, which is the same for all: so none waits for another in a ring.
+_LOCK_EACH = "select pg_advisory_xact_lock(%s, number) from unnest(%s::int[]) number"
 
 
 class FlowBusy(RetryLater):
@@ -41,16 +52,42 @@ class AnotherWriter(RetryLater):
     """Another process writes the files of this flow."""
 
 
-def lock_flow(connection: Connection, flow: str | None) -> None:
-    """Make this transaction the only one that loads files of `flow`, in this database.
-
-    So two daemons never load one file twice, and files of one flow load in order.
+def lock_flow(connection: Connection, flow: str | None, *, alone: bool = True) -> None:
+    """Make this transaction one of those that load files of `flow`, or `alone` the only one, in this database.
 
     Raises FlowBusy when another transaction keeps it for long.
     """
     waits = f"{_FLOW_WAIT_SECONDS}s", f"{connections.LOCK_WAIT_SECONDS}s"
     try:
-        connection.execute(_LOCK_FLOW, [waits[0], _LOADERS, flow or "", waits[1]])
+        connection.execute(_LOCK_FLOW if alone else _LOCK_FLOW_SHARED, [waits[0], _LOADERS, flow or "", waits[1]])
+    except LockNotAvailable as error:
+        raise FlowBusy("another process is loading files of this flow") from error
+
+
+def lock_contents(connection: Connection, flow: str | None, contents: Iterable[bytes]) -> None:
+    """Make this transaction the only one that decides about these contents of the flow's files.
+
+    So two loaders never load one content twice. contents: SHA-256 digests, or whatever tells files without one.
+    Raises FlowBusy when another transaction keeps one for long.
+    """
+    _lock_each(connection, _CONTENTS, {zlib.crc32(content, _salt(flow)) % _BUCKETS for content in contents})
+
+
+def lock_senders(connection: Connection, flow: str, senders: Iterable[str]) -> None:
+    """Make this transaction the only one that loads interchanges of these senders, for the flow.
+
+    Raises FlowBusy when another transaction keeps one for long.
+    """
+    _lock_each(connection, _SENDERS, {zlib.crc32(sender.encode(), _salt(flow)) % _BUCKETS for sender in senders})
+
+
+def _salt(flow: str | None) -> int:
+    return zlib.crc32((flow or "").encode())
+
+
+def _lock_each(connection: Connection, space: int, numbers: Iterable[int]) -> None:
+    try:
+        connection.execute(_LOCK_EACH, [space, array(sorted(numbers))])
     except LockNotAvailable as error:
         raise FlowBusy("another process is loading files of this flow") from error
 

@@ -17,10 +17,9 @@ from file_processing.inbound.pipeline import InHand, Pipeline
 from file_processing.inbound.routing import DroppedFile, RoutedFile
 from file_processing.outbound.worker import Writer
 from file_processing.queues import Queue, Queues, Turn
-from models.errors import FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
+from models.errors import Contention, FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.files.room import NoRoom
 from services.ledger.daemons import Heartbeat
-from services.ledger.locks import FlowBusy
 from services.observer.inbox import Inbox
 from services.observer.paths import FoundFile
 from services.runtime import systemd
@@ -182,7 +181,7 @@ class Daemon:
         if self._stopping.is_set():
             return
         queue.resume_at = time.monotonic() + INBOUND.pause_seconds(queue.failures)
-        if isinstance(error, FlowBusy):
+        if isinstance(error, Contention):
             logger.debug("flow {}: {}", queue.name, error)
             return
         queue.failures += 1

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from psycopg import Connection
 
 from file_processing.inbound import answer, error_report, tally as tallying
+from file_processing.inbound.claim import InOtherHands, claim
 from file_processing.inbound.deduplicate import Deduplicator, LoadDecision
 from file_processing.inbound.encode import ColumnTypes, EncodedBatch, EncodedRows, Encoder
 from file_processing.inbound.error_report import PendingReport
-from file_processing.inbound.formats.base import Exchange, Rejection
+from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
@@ -24,7 +25,7 @@ from models.ledger import FileStatus
 from services.db import migrate, sqlstate
 from services.db.connection import KeepAlive
 from services.files.directory import Folder
-from services.ledger import arrival, inbound as ledger, interchanges, locks
+from services.ledger import arrival, inbound as ledger, interchanges
 from services.ledger.arrival import Arrivals
 from services.ledger.inbound import LedgerEntry, Look
 
@@ -106,21 +107,21 @@ class Loader:
 
         in_order: no other file of the flow that came before one of them is still to be loaded by this daemon.
 
-        A file is left that is no longer there, or no longer the same, that cannot be read to its end, or
-        whose report cannot be written; then the others load without it.
+        A file is left that is gone or changed, that others have in hand, that cannot be read to its end, or whose
+        report cannot be written; then the others load without it.
 
         Raises RetryLater (FlowBusy, RestFlow) or psycopg.Error when the database cannot, and whatever else goes wrong
         with a group; then nothing of it is loaded. A file alone that goes wrong is rejected.
         """
         reads = sorted(reads, key=lambda read: read.file.arrival)
+        busy: list[LeftFile] = []
         ids: list[int] = []
-        left: dict[int, LeftFile] = {}
-        verdicts: dict[int, _Verdict] = {}
+        left, verdicts = dict[int, LeftFile](), dict[int, _Verdict]()
         tallies: dict[int, Tally] = {}
-        while True:
+        while reads:
             try:
                 with sqlstate.transaction_of_a_flow(connection):
-                    self._lock(connection, reads)
+                    claim(connection, self.flow_name, reads, wait=bool(ids))
                     asked = [read.file for number, read in enumerate(reads) if not (ids and ids[number] in left)]
                     look = self.deduplicator.look(connection, asked, new_ids=0 if ids else len(reads))
                     migrate.stop_if_newer(look.revision)
@@ -137,7 +138,10 @@ class Loader:
                     }
                     counts = self._upsert(connection, decisions, tallies, in_order and look.alone)
                     committed = self._write_down(connection, decisions, tallies, counts)
-                return Loaded(tuple(committed), tuple(left.values()))
+                return Loaded(tuple(committed), (*left.values(), *busy))
+            except InOtherHands as found:
+                reads, others = found.among(reads)
+                busy += others
             except _StartOver as found:
                 left |= found.left
                 verdicts |= found.verdicts
@@ -147,18 +151,7 @@ class Loader:
                 if not alone or isinstance(fault, RetryLater | StopDaemon):
                     raise
                 verdicts |= {number: _Verdict(tallies[number], _rejection(reads[0], fault)) for number in alone}
-
-    def _lock(self, connection: Connection, reads: Sequence[ReadResult]) -> None:
-        """Files of one flow load side by side, but for a long one: not all its rows are written in the order of keys.
-
-        Raises FlowBusy.
-        """
-        locks.lock_flow(connection, self.flow_name, alone=any(read.file.is_long for read in reads))
-        contents = (read.file.sha256 or read.file.place.encode() for read in reads)
-        locks.lock_contents(connection, self.flow_name, contents)
-        exchanges = [_exchange(read) for read in reads if not read.file.is_long]
-        if senders := {exchange.reference.sender for exchange in exchanges if exchange is not None}:
-            locks.lock_senders(connection, self.flow_name or "", senders)
+        return Loaded((), tuple(busy))
 
     def _decide(
         self, connection: Connection, look: Look, wanted: Sequence[tuple[ReadResult, int]], in_order: bool
@@ -295,11 +288,6 @@ class Loader:
                     done.report.discard()
             raise _StartOver(left=left)
         return reported
-
-
-def _exchange(read: ReadResult) -> Exchange | None:
-    """What a small file is beyond its records."""
-    return next((checked.batch.exchange for checked in read.batches), None)
 
 
 def _rejection(read: ReadResult, error: Exception) -> Rejection:

@@ -156,8 +156,10 @@ class Loading:
         with suppress(Empty):
             while True:
                 files = [RoutedFile(self._file(number, contents[number]), flow.name) for number in waiting.get_nowait()]
-                for result in pipeline.handle(flow.name, files, Others()):
-                    assert result.entry is not None, result
+                while files:
+                    results = list(pipeline.handle(flow.name, files, Others()))
+                    waiting_still = {result.dropped.place for result in results if result.wait is not None}
+                    files = [routed for routed in files if routed.dropped.place in waiting_still]
 
     def _file(self, number: int, content: str) -> GivenFile:
         path = self._folder / f"{number}.json"

@@ -25,16 +25,21 @@ class InOtherHands(Exception):
         return free, [LeftFile(read.file.dropped, _WAIT) for read in reads if _content(read) in self._contents]
 
 
-def claim(connection: Connection, flow: str | None, reads: Sequence[ReadResult], *, wait: bool) -> None:
+def claim(
+    connection: Connection, flow: str | None, reads: Sequence[ReadResult], *, wait: bool, likely_alone: bool
+) -> bool:
     """Make this transaction the only one that loads these files, or others with what they hold.
 
     A long file is loaded alone in its flow: not all its rows are written in the order of keys, and two who write
     the same keys in different orders would wait for each other.
 
     wait: for others who have the same contents in hand, as for files that were given by hand.
-    Raises InOtherHands, or FlowBusy when others take long.
+    likely_alone: nobody else seems to load files of the flow.
+    Gives back whether nobody does until the transaction ends. Raises InOtherHands, or FlowBusy when others take long.
     """
-    locks.lock_flow(connection, flow, alone=any(read.file.is_long for read in reads))
+    alone = any(read.file.is_long for read in reads)
+    if alone or not (likely_alone and (alone := locks.try_lock_flow(connection, flow))):
+        locks.lock_flow(connection, flow, alone=alone)
     contents = {_content(read) for read in reads}
     if wait or reads[0].file.stays:
         locks.lock_contents(connection, flow, contents)
@@ -43,6 +48,7 @@ def claim(connection: Connection, flow: str | None, reads: Sequence[ReadResult],
     exchanges = [_exchange(read) for read in reads if not read.file.is_long]
     if senders := {exchange.reference.sender for exchange in exchanges if exchange is not None}:
         locks.lock_senders(connection, flow or "", senders)
+    return alone
 
 
 def _content(read: ReadResult) -> bytes:

@@ -40,11 +40,12 @@ class Deduplicator:
         self._flow = flow
         self._node = node
         self._since: int | None = None
+        self.was_alone = False  # at the last look
 
     def look(self, connection: Connection, files: Iterable[InboundFile], *, new_ids: int) -> Look:
         """Ask the ledger of these files; what somebody has placed to be loaded again is taken with it."""
         files = list(files)
-        return ledger.look(
+        look = ledger.look(
             connection,
             self._flow.name if self._flow else None,
             self._node,
@@ -53,6 +54,8 @@ class Deduplicator:
             paths=[file.place for file in files if file.sha256 is None],
             identities=[file.state.identity.key for file in files],
         )
+        self.was_alone = look.alone
+        return look
 
     def decide(
         self, connection: Connection, look: Look, files: Sequence[tuple[ReadResult, int]], *, in_order: bool

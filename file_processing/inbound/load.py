@@ -114,29 +114,27 @@ class Loader:
         with a group; then nothing of it is loaded. A file alone that goes wrong is rejected.
         """
         reads = sorted(reads, key=lambda read: read.file.arrival)
-        busy: list[LeftFile] = []
-        ids: list[int] = []
+        busy, ids = list[LeftFile](), list[int]()
         left, verdicts = dict[int, LeftFile](), dict[int, _Verdict]()
         tallies: dict[int, Tally] = {}
         while reads:
             try:
                 with sqlstate.transaction_of_a_flow(connection):
-                    claim(connection, self.flow_name, reads, wait=bool(ids))
+                    likely_alone = in_order and self.deduplicator.was_alone
+                    is_alone = claim(connection, self.flow_name, reads, wait=bool(ids), likely_alone=likely_alone)
                     asked = [read.file for number, read in enumerate(reads) if not (ids and ids[number] in left)]
                     look = self.deduplicator.look(connection, asked, new_ids=0 if ids else len(reads))
                     migrate.stop_if_newer(look.revision)
                     ids = ids or look.ids  # kept when it starts over: a rejection may name one of them
-                    wanted = [
-                        (_judged(read, verdicts.get(number)), number)
-                        for read, number in zip(reads, ids, strict=True)
-                        if number not in left
-                    ]
+                    judged = ((_judged(read, verdicts.get(n)), n) for read, n in zip(reads, ids, strict=True))
+                    wanted = [(read, number) for read, number in judged if number not in left]
                     decisions = self._decide(connection, look, wanted, in_order and look.alone)
                     tallies = {
                         made.file_id: found.tally if (found := verdicts.get(made.file_id)) else tallying.of(made)
                         for made in decisions
                     }
-                    counts = self._upsert(connection, decisions, tallies, in_order and look.alone)
+                    arrivals = _arrivals(decisions, look, in_order=in_order and look.alone, alone=is_alone)
+                    counts = self._upsert(connection, decisions, tallies, arrivals)
                     committed = self._write_down(connection, decisions, tallies, counts)
                 return Loaded(tuple(committed), (*left.values(), *busy))
             except InOtherHands as found:
@@ -168,11 +166,10 @@ class Loader:
         connection: Connection,
         decisions: Sequence[LoadDecision],
         tallies: Mapping[int, Tally],
-        in_order: bool,
+        arrivals: Arrivals,
     ) -> UpsertCounts:
         """Raises _StartOver when files turn out to be rejected after some of their rows were upserted."""
         counts, decisions = NO_ROWS, [made for made in decisions if made.loads]
-        arrivals = Arrivals({made.file_id: made.read.file.arrival for made in decisions}, in_order)
         if self.flow is not None and self.upsert is not None and decisions:
             with sqlstate.of_a_flow():
                 types = self.upsert.column_types(connection)
@@ -288,6 +285,11 @@ class Loader:
                     done.report.discard()
             raise _StartOver(left=left)
         return reported
+
+
+def _arrivals(decisions: Sequence[LoadDecision], look: Look, *, in_order: bool, alone: bool) -> Arrivals:
+    of = {made.file_id: made.read.file.arrival for made in decisions if made.loads}
+    return Arrivals(of, in_order, alone and look.newest < min((one.at for one in of.values()), default=0))
 
 
 def _rejection(read: ReadResult, error: Exception) -> Rejection:

@@ -26,10 +26,12 @@ class Arrivals:
     """The files that one transaction loads: by their ids in the ledger, ascending, when they came.
 
     in_order: no other file that came before one of them is still to be loaded.
+    are_last: nor is any loaded, or being loaded, that came after them.
     """
 
     of: Mapping[int, Arrival]
     in_order: bool = True
+    are_last: bool = False
 
     @property
     def parameters(self) -> Mapping[str, object]:
@@ -40,6 +42,7 @@ class Arrivals:
             "arrivals": [arrival.at for arrival in known],
             "names": [arrival.name for arrival in known],
             "contents": [arrival.content for arrival in known],
+            "are_last": self.are_last,
         }
 
 
@@ -47,9 +50,9 @@ AFTER_ALL = Arrivals({})
 """Of files that come after all that the ledger knows, in the order of their ids."""
 
 _CAME_BEFORE = """
-tidegate.came_before(
+(%(are_last)s or tidegate.came_before(
     coalesce(t.confirmed_file_id, t.source_file_id), {file}, %(files)s, %(arrivals)s, %(names)s, %(contents)s
-)"""
+))"""
 
 
 def came_before(file: sql.Composable) -> sql.Composable:

@@ -78,7 +78,7 @@ class Look:
     ids: new ones, ascending in the order of arrival. revision: of the schema.
     known: lines of their contents, loaded before or committed and not yet archived, and of files without content.
     placed: of files by their identity, whether who placed them wants them loaded again.
-    alone: no other daemon is at work.
+    alone: no other daemon is at work. newest: when the last file came that is loaded; 0 where none is.
     """
 
     ids: list[int]
@@ -86,6 +86,7 @@ class Look:
     known: list[KnownFile]
     placed: dict[str, bool]
     alone: bool
+    newest: int
 
 
 _SILENT_SECONDS = 30
@@ -112,6 +113,7 @@ select array(select nextval('tidegate.inbound_file_id_seq') from generate_series
     (select version_num from tidegate.alembic_version),
     (select json_agg(known order by id) from known),
     (select json_object_agg(identity, again) from placed),
+    (select max(arrival) from tidegate.inbound_file where flow = %(flow)s and {current}),
     not exists (select from tidegate.daemon where node <> %(node)s and last_seen_at > now() - {silent} * interval '1 s')
 """,
     silent=sql.Literal(_SILENT_SECONDS),
@@ -140,8 +142,10 @@ def look(
         "paths": array(paths),
         "identities": array(identities),
     }
-    ids, revision, known, placed, alone = connection.execute(_LOOK, values).fetchone() or ([], None, None, None, False)
-    return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {}, alone)
+    found = connection.execute(_LOOK, values).fetchone()
+    assert found is not None
+    ids, revision, known, placed, newest, alone = found
+    return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {}, alone, newest or 0)
 
 
 def _known(*, sha256: str | None, status: str, **others: Any) -> KnownFile:

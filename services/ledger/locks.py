@@ -66,6 +66,12 @@ def lock_flow(connection: Connection, flow: str | None, *, alone: bool = True) -
         raise FlowBusy("another loader has files of this flow in hand") from error
 
 
+def try_lock_flow(connection: Connection, flow: str | None) -> bool:
+    """Make this transaction the only one that loads files of the flow, unless there is another; never waits."""
+    row = connection.execute("select pg_try_advisory_xact_lock(%s, hashtext(%s))", [_LOADERS, flow or ""]).fetchone()
+    return row is not None and bool(row[0])
+
+
 def try_lock_contents(connection: Connection, flow: str | None, contents: Iterable[bytes]) -> set[bytes]:
     """Make this transaction the only one that decides about these contents of the flow's files, and never wait.
 

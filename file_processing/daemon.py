@@ -13,14 +13,13 @@ from typing import Any
 from loguru import logger
 
 from file_processing.inbound.intake import GROUP_FILES, Wait
-from file_processing.inbound.pipeline import Pipeline
+from file_processing.inbound.pipeline import InHand, Pipeline
 from file_processing.inbound.routing import DroppedFile, RoutedFile
 from file_processing.outbound.worker import Writer
 from file_processing.queues import Queue, Queues, Turn
-from models.errors import FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
+from models.errors import Contention, FileGone, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.files.room import NoRoom
 from services.ledger.daemons import Heartbeat
-from services.ledger.locks import FlowBusy
 from services.observer.inbox import Inbox
 from services.observer.paths import FoundFile
 from services.runtime import systemd
@@ -127,7 +126,7 @@ class Daemon:
         """
         queue, left = turn.queue, {routed.dropped.place: routed for routed in turn.files}
         try:
-            if queue.to_recover:
+            if turn.recovers:
                 self._pipeline.recover(queue.flow)
                 queue.to_recover = False
             self._load(turn, left)
@@ -144,7 +143,7 @@ class Daemon:
         done: list[str] = []
         files = records = 0
         try:
-            for result in self._pipeline.handle(turn.queue.flow, turn.files, lambda: self._further(turn, left)):
+            for result in self._pipeline.handle(turn.queue.flow, turn.files, _InHand(self._queues, turn, left)):
                 del left[result.dropped.place]
                 if result.entry is not None:
                     files, records = files + 1, records + result.entry.records
@@ -165,12 +164,6 @@ class Daemon:
             self._inbox.done(done)
             self._heartbeat.count(files, records)
 
-    def _further(self, turn: Turn, left: dict[str, RoutedFile]) -> Sequence[RoutedFile]:
-        """Files for a turn to go on with, where no other flow waits for its own."""
-        files = self._queues.go_on(turn)
-        left.update((routed.dropped.place, routed) for routed in files)
-        return files
-
     def _postpone(self, dropped: DroppedFile, wait: Wait) -> None:
         """Leave a file that itself is the reason where it is; say why, once, unless it is only still written."""
         is_news = self._inbox.later([dropped.place], wait.seconds or INBOUND.longest_seconds, str(wait))
@@ -188,7 +181,7 @@ class Daemon:
         if self._stopping.is_set():
             return
         queue.resume_at = time.monotonic() + INBOUND.pause_seconds(queue.failures)
-        if isinstance(error, FlowBusy):
+        if isinstance(error, Contention):
             logger.debug("flow {}: {}", queue.name, error)
             return
         queue.failures += 1
@@ -266,6 +259,25 @@ class Daemon:
             self._publisher.update(**changes)
         except OSError as error:
             logger.debug("the daemon's state cannot be written: {}", error)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _InHand(InHand):
+    """The files of a turn that are left of it, and those with which it goes on."""
+
+    queues: Queues
+    turn: Turn
+    left: dict[str, RoutedFile]
+
+    def further(self) -> Sequence[RoutedFile]:
+        files = self.queues.go_on(self.turn)
+        self.left.update((routed.dropped.place, routed) for routed in files)
+        return files
+
+    def in_order(self, files: Sequence[DroppedFile]) -> bool:
+        own = {file.place for file in files}
+        others = [routed.dropped for place, routed in self.left.items() if place not in own]
+        return self.queues.in_order(self.turn, files, others)
 
 
 def _phase(error: RetryLater) -> Phase:

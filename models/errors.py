@@ -65,6 +65,10 @@ class NoDatabase(RetryLater):
     """The database is away: it does not answer, or takes no writes. Another server may take its place at any moment."""
 
 
+class Contention(RetryLater):
+    """Others were at the same files or rows, and nothing is wrong: it goes on when they are done."""
+
+
 class RestFlow(RetryLater):
     """A fault of one flow, its table for the most part: it rests and is tried again, and all others go on."""
 

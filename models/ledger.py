@@ -95,6 +95,8 @@ class InboundFileRow(Base):
     `path` is where it lay. `filed_at` is null between the commit and the move out of
     `input/`: after a crash it tells that the file there only has to be moved, if it is the same
     one by its `identity`: another may have been dropped under its name.
+    arrival: when it came, in nanoseconds: the last time, of content that came again. Lines of earlier releases
+        have none, and came before all others.
     """
 
     __tablename__ = "inbound_file"
@@ -116,6 +118,12 @@ class InboundFileRow(Base):
         ),
         Index("inbound_file_unfiled", "flow", postgresql_where=text("filed_at is null")),
         Index("inbound_file_recent", "flow", "id"),
+        Index(
+            "inbound_file_arrival",
+            "flow",
+            "arrival",
+            postgresql_where=text("status in ('loaded', 'partial') and superseded_by is null"),
+        ),
         # Of what went wrong or was known; most lines are in neither, and pay nothing for them.
         Index("inbound_file_not_loaded", "status", "id", postgresql_where=text("status <> 'loaded'")),
         Index("inbound_file_error", "flow", "id", postgresql_where=text("error is not null")),
@@ -145,6 +153,7 @@ class InboundFileRow(Base):
     duplicate_of: Mapped[int | None] = mapped_column(BigInteger)
     superseded_by: Mapped[int | None] = mapped_column(BigInteger)
     identity: Mapped[str | None] = mapped_column(Text)
+    arrival: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class FileCountRow(Base):

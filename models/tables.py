@@ -28,7 +28,8 @@ class LoadedRow(Base):
 
     The columns here are Tidegate's own: the loader fills them, a flow never does. A row that
     another application inserted has no source file. `source_said`, of a row that was changed by
-    hand since: what its source last said.
+    hand since: what its source last said. `confirmed_file_id`: the last file to arrive that said
+    the same again.
     """
 
     __abstract__ = True
@@ -44,6 +45,7 @@ class LoadedRow(Base):
     outbound_file_id: Mapped[int | None] = mapped_column(BigInteger, sort_order=108)
     outbound_error: Mapped[str | None] = mapped_column(sort_order=109)
     source_said: Mapped[Any | None] = mapped_column(JSONB, sort_order=111)
+    confirmed_file_id: Mapped[int | None] = mapped_column(BigInteger, sort_order=112)
 
 
 class ParentRow(LoadedRow):
@@ -77,6 +79,7 @@ OWN_COLUMNS = frozenset(
         "outbound_error",
         "children_digest",
         "source_said",
+        "confirmed_file_id",
     }
 )
 """The columns of `LoadedRow`: everything else in a flow's table is business."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from loguru import logger
@@ -31,7 +32,7 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 class GivenFile:
     """A file that a person named, or that lies in a folder that a person named.
 
-    folders: the names that may tell its flow, the nearest last.
+    folders: the names that may tell its flow, the nearest last. arrival: now, one after another.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class GivenFile:
     folders: tuple[str, ...] = ()
     size: int = 0
     mtime_ns: int = 0
+    arrival: int = 0
 
     @property
     def place(self) -> str:
@@ -53,7 +55,7 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
     when it was last written.
     Raises TidegateError when a path does not exist, or a folder cannot be read.
     """
-    now = datetime.now(UTC)
+    now, arrivals = datetime.now(UTC), count(time.time_ns())
     given: list[GivenFile] = []
     for path in paths:
         is_folder = path.is_dir()
@@ -72,7 +74,8 @@ def collect(paths: Sequence[Path]) -> list[GivenFile]:
             except OSError:
                 given.append(GivenFile(file, str(file), now, folders))  # gone by now: the pipeline says so
             else:
-                given.append(GivenFile(file, str(file), now, folders, status.st_size, status.st_mtime_ns))
+                size, mtime_ns = status.st_size, status.st_mtime_ns
+                given.append(GivenFile(file, str(file), now, folders, size, mtime_ns, next(arrivals)))
     return given
 
 

@@ -1,7 +1,7 @@
 """Deduplication: what is to be done with each file of a group, by what the ledger knows of its content."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from psycopg import Connection
@@ -9,7 +9,8 @@ from psycopg import Connection
 from file_processing.inbound.intake import InboundFile
 from file_processing.inbound.read import ReadResult
 from models.flow import Flow
-from services.ledger import inbound as ledger
+from models.ledger import FileStatus
+from services.ledger import arrival, inbound as ledger
 from services.ledger.inbound import KnownFile, Look
 
 
@@ -35,53 +36,71 @@ class LoadDecision(NamedTuple):
 class Deduplicator:
     """Decides for the files of one flow; without flow, for those that no flow takes."""
 
-    def __init__(self, flow: Flow | None) -> None:
+    def __init__(self, flow: Flow | None, node: str) -> None:
         self._flow = flow
+        self._node = node
         self._since: int | None = None
+        self.was_alone = False  # at the last look
 
     def look(self, connection: Connection, files: Iterable[InboundFile], *, new_ids: int) -> Look:
         """Ask the ledger of these files; what somebody has placed to be loaded again is taken with it."""
         files = list(files)
-        return ledger.look(
+        look = ledger.look(
             connection,
             self._flow.name if self._flow else None,
+            self._node,
             new_ids=new_ids,
             contents={file.sha256 for file in files if file.sha256 is not None},
             paths=[file.place for file in files if file.sha256 is None],
             identities=[file.state.identity.key for file in files],
         )
+        self.was_alone = look.alone
+        return look
 
-    def decide(self, connection: Connection, look: Look, files: Sequence[tuple[ReadResult, int]]) -> list[LoadDecision]:
-        """A decision for each file, in their order. files: each with its id in the ledger."""
+    def decide(
+        self, connection: Connection, look: Look, files: Sequence[tuple[ReadResult, int]], *, in_order: bool
+    ) -> list[LoadDecision]:
+        """A decision for each file, in their order.
+
+        files: each with its id in the ledger, in the order in which they came.
+        in_order: no other file of the flow that came before one of them is still to be loaded, or being loaded.
+        """
         self._since = self._since or files[0][1]
         if unfiled := [line.id for line in look.known if not line.filed]:
             ledger.confirm(connection, unfiled)
-        if self._flow is None or not self._flow.last_to_arrive_wins:
+        flow = self._flow
+        if flow is None or not flow.last_to_arrive_wins:
             return _decided(files, look)
-        newest = ledger.newest(connection, self._flow.name) if look.known else None
-        return _decided(files, look, _Newest(newest or 0, self._since))
+
+        def came_between(line: KnownFile, file: InboundFile) -> bool:
+            # Going through an archive once more leaves the table as it is; what is new in it counts.
+            since = self._since if file.stays else None
+            known = arrival.came_between(connection, flow.name, line.arrival, file.arrival, since or 0)
+            return known or not (in_order or file.stays)
+
+        return _decided(files, look, came_between)
 
 
-class _Newest(NamedTuple):
-    """Where the last to arrive wins: the line of the file that was loaded last, and the first one of this run."""
-
-    id: int
-    since: int
-
-
-def _decided(files: Iterable[tuple[ReadResult, int]], look: Look, newest: _Newest | None = None) -> list[LoadDecision]:
+def _decided(
+    files: Iterable[tuple[ReadResult, int]],
+    look: Look,
+    came_between: Callable[[KnownFile, InboundFile], bool] | None = None,
+) -> list[LoadDecision]:
     """Content that was loaded before is a duplicate, unless it is a way back to an earlier state.
 
     A file that was placed is loaded whatever is known of its content; or never again.
+    came_between: where the last to arrive wins, whether another file may have come between the line of some content
+        and its repetition.
     """
-    loaded: dict[bytes | None, int] = {}
+    loaded: dict[bytes | None, KnownFile] = {}
     unfiled: dict[tuple[bytes | None, str | None], list[KnownFile]] = defaultdict(list)
     for line in look.known:
         if not line.filed:
             unfiled[line.sha256, line.path].append(line)
         if line.loaded:
-            loaded[line.sha256] = line.id
+            loaded[line.sha256] = line
     decisions = []
+    last: int | None = None  # of this group, the last that loads
     for read, file_id in files:
         file = read.file
         before = loaded.get(file.sha256)
@@ -93,24 +112,31 @@ def _decided(files: Iterable[tuple[ReadResult, int]], look: Look, newest: _Newes
             made = LoadDecision(read, file_id, resumes=resumes)
         elif before is None:
             made = LoadDecision(read, file_id)
-        elif again or (again is None and _is_way_back(file, before, newest)):
-            made = LoadDecision(read, file_id, supersedes=before)
+        elif again or (again is None and came_between and _is_way_back(file, before, last, came_between)):
+            made = LoadDecision(read, file_id, supersedes=before.id)
         else:
-            made = LoadDecision(read, file_id, duplicate_of=before)
-        if made.loads and file.sha256 is not None:
-            loaded[file.sha256] = file_id
-            newest = newest and newest._replace(id=file_id)
+            made = LoadDecision(read, file_id, duplicate_of=before.id)
+        if made.loads:
+            last = file_id
+            if file.sha256 is not None:
+                loaded[file.sha256] = _as_known(file, file_id)
         decisions.append(made)
     return decisions
 
 
-def _is_way_back(file: InboundFile, before: int, newest: _Newest | None) -> bool:
-    """Whether known content, which is not what was loaded last, is the state that holds from now on.
+def _is_way_back(
+    file: InboundFile, before: KnownFile, last: int | None, came_between: Callable[[KnownFile, InboundFile], bool]
+) -> bool:
+    """Whether known content came again behind another file, and is the state that holds from then on."""
+    if before.arrival >= file.arrival:
+        return False
+    return (last is not None and last != before.id) or came_between(before, file)
 
-    Of files that are given and stay, only those behind a new one are: going through an archive once more leaves the
-    table as it is.
-    """
-    return newest is not None and before != newest.id and (not file.stays or newest.id >= newest.since)
+
+def _as_known(file: InboundFile, file_id: int) -> KnownFile:
+    """The line that a file of this group will have."""
+    identity, arrived_at = file.state.identity.key, file.dropped.arrival
+    return KnownFile(file_id, file.place, file.sha256, FileStatus.LOADED, True, identity, file.name, arrived_at)
 
 
 def _same_file(unfiled: Iterable[KnownFile], identity: str) -> KnownFile | None:

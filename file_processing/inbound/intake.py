@@ -14,6 +14,7 @@ from file_processing.inbound.routing import DroppedFile, RoutedFile
 from models.errors import FileGone, RejectFile, RetryLater, TidegateError
 from services.files.directory import Entry, OpenFolders
 from services.files.move import Identity, ReadState
+from services.ledger.arrival import Arrival
 from services.text import printable
 
 GROUP_FILES = 512
@@ -48,6 +49,10 @@ class InboundFile(NamedTuple):
     def name(self) -> str:
         """As the sender called it, printable."""
         return printable(self.entry.name)
+
+    @property
+    def arrival(self) -> Arrival:
+        return Arrival(self.dropped.arrival, self.name, self.sha256 or b"")
 
     @property
     def bytes_read(self) -> int:

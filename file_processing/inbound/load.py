@@ -1,6 +1,5 @@
 """Loading: a group of files of one flow into its table and the ledger, in one transaction."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from psycopg import Connection
 
 from file_processing.inbound import answer, error_report, tally as tallying
+from file_processing.inbound.claim import InOtherHands, claim
 from file_processing.inbound.deduplicate import Deduplicator, LoadDecision
 from file_processing.inbound.encode import ColumnTypes, EncodedBatch, EncodedRows, Encoder
 from file_processing.inbound.error_report import PendingReport
@@ -16,7 +16,6 @@ from file_processing.inbound.formats.base import Rejection
 from file_processing.inbound.intake import InboundFile, LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.read import ReadResult, unexpected
-from file_processing.inbound.record_errors import RejectedText, rejected_by_database
 from file_processing.inbound.routing import DroppedFile
 from file_processing.inbound.tally import Tally
 from file_processing.inbound.upsert import NO_ROWS, RejectedByDatabase, Upsert, UpsertCounts
@@ -26,7 +25,8 @@ from models.ledger import FileStatus
 from services.db import migrate, sqlstate
 from services.db.connection import KeepAlive
 from services.files.directory import Folder
-from services.ledger import inbound as ledger, interchanges, locks
+from services.ledger import arrival, inbound as ledger, interchanges
+from services.ledger.arrival import Arrivals
 from services.ledger.inbound import LedgerEntry, Look
 
 ROWS_AT_ONCE = 50_000
@@ -34,6 +34,9 @@ ROWS_AT_ONCE = 50_000
 
 ROWS_AS_READ = 8_000
 """Of a long file one upsert takes fewer, children among them: the database is at these while the next are read."""
+
+PORTIONS_AS_READ = 32
+"""So many portions of a long file are that small: each is a savepoint, and more than 64 cost every other session."""
 
 Progress = Callable[[DroppedFile, int], None]
 _Encoded = Callable[[LoadDecision], Iterator[EncodedBatch]]
@@ -105,40 +108,44 @@ class Loader:
     def all_or_nothing(self) -> bool:
         return self.flow is not None and self.flow.partly_bad is PartlyBad.ALL_OR_NOTHING
 
-    def load(self, connection: Connection, reads: Sequence[ReadResult]) -> Loaded:
+    def load(self, connection: Connection, reads: Sequence[ReadResult], *, in_order: bool = True) -> Loaded:
         """Load a group of files and write their ledger lines, in one transaction.
 
-        A file is left that is no longer there, or no longer the same, that cannot be read to its end, or
-        whose report cannot be written; then the others load without it.
+        in_order: no other file of the flow that came before one of them is still to be loaded by this daemon.
+
+        A file is left that is gone or changed, that others have in hand, that cannot be read to its end, or whose
+        report cannot be written; then the others load without it.
 
         Raises RetryLater (FlowBusy, RestFlow) or psycopg.Error when the database cannot, and whatever else goes wrong
         with a group; then nothing of it is loaded. A file alone that goes wrong is rejected.
         """
-        ids: list[int] = []
-        left: dict[int, LeftFile] = {}
-        verdicts: dict[int, _Verdict] = {}
+        reads = sorted(reads, key=lambda read: read.file.arrival)
+        busy, ids = list[LeftFile](), list[int]()
+        left, verdicts = dict[int, LeftFile](), dict[int, _Verdict]()
         tallies: dict[int, Tally] = {}
-        while True:
+        while reads:
             try:
                 with sqlstate.transaction_of_a_flow(connection):
-                    locks.lock_flow(connection, self.flow_name)
+                    likely_alone = in_order and self.deduplicator.was_alone
+                    is_alone = claim(connection, self.flow_name, reads, wait=bool(ids), likely_alone=likely_alone)
                     asked = [read.file for number, read in enumerate(reads) if not (ids and ids[number] in left)]
                     look = self.deduplicator.look(connection, asked, new_ids=0 if ids else len(reads))
                     migrate.stop_if_newer(look.revision)
                     ids = ids or look.ids  # kept when it starts over: a rejection may name one of them
-                    wanted = [
-                        (_judged(read, verdicts.get(number)), number)
-                        for read, number in zip(reads, ids, strict=True)
-                        if number not in left
-                    ]
-                    decisions = self._decide(connection, look, wanted)
+                    judged = ((_judged(read, verdicts.get(n)), n) for read, n in zip(reads, ids, strict=True))
+                    wanted = [(read, number) for read, number in judged if number not in left]
+                    decisions = self._decide(connection, look, wanted, in_order and look.alone)
                     tallies = {
                         made.file_id: found.tally if (found := verdicts.get(made.file_id)) else tallying.of(made)
                         for made in decisions
                     }
-                    counts = self._upsert(connection, [made for made in decisions if made.loads], tallies)
+                    arrivals = _arrivals(decisions, look, in_order=in_order and look.alone, alone=is_alone)
+                    counts = self._upsert(connection, decisions, tallies, arrivals)
                     committed = self._write_down(connection, decisions, tallies, counts)
-                return Loaded(tuple(committed), tuple(left.values()))
+                return Loaded(tuple(committed), (*left.values(), *busy))
+            except InOtherHands as found:
+                reads, others = found.among(reads)
+                busy += others
             except _StartOver as found:
                 left |= found.left
                 verdicts |= found.verdicts
@@ -148,11 +155,12 @@ class Loader:
                 if not alone or isinstance(fault, RetryLater | StopDaemon):
                     raise
                 verdicts |= {number: _Verdict(tallies[number], _rejection(reads[0], fault)) for number in alone}
+        return Loaded((), tuple(busy))
 
     def _decide(
-        self, connection: Connection, look: Look, wanted: Sequence[tuple[ReadResult, int]]
+        self, connection: Connection, look: Look, wanted: Sequence[tuple[ReadResult, int]], in_order: bool
     ) -> list[LoadDecision]:
-        decisions = self.deduplicator.decide(connection, look, wanted) if wanted else []
+        decisions = self.deduplicator.decide(connection, look, wanted, in_order=in_order) if wanted else []
         # Asked after the ledger: a file that another process archived before is gone by now.
         looks = {number: _not_in_place(read.file) for read, number in wanted}
         if left := {number: file for number, file in looks.items() if file is not None}:
@@ -160,16 +168,21 @@ class Loader:
         return decisions
 
     def _upsert(
-        self, connection: Connection, decisions: Sequence[LoadDecision], tallies: Mapping[int, Tally]
+        self,
+        connection: Connection,
+        decisions: Sequence[LoadDecision],
+        tallies: Mapping[int, Tally],
+        arrivals: Arrivals,
     ) -> UpsertCounts:
         """Raises _StartOver when files turn out to be rejected after some of their rows were upserted."""
-        counts = NO_ROWS
+        counts, decisions = NO_ROWS, [made for made in decisions if made.loads]
         if self.flow is not None and self.upsert is not None and decisions:
             with sqlstate.of_a_flow():
                 target = self.upsert.begin(connection)
             encoded = partial(_encoded, Encoder(self.flow, target.types), target.types)
+            upsert = partial(self.upsert.upsert, connection, target, arrivals=arrivals)
             for portion in self._portions(decisions, encoded, tallies, KeepAlive(connection)):
-                counts += self._upsert_portion(partial(self.upsert.upsert, connection, target), portion, tallies)
+                counts += self._upsert_portion(upsert, portion, tallies)
         verdicts = {made.file_id: self._verdict(connection, made, tallies[made.file_id]) for made in decisions}
         if found := {file_id: verdict for file_id, verdict in verdicts.items() if verdict is not None}:
             raise _StartOver(verdicts=found)
@@ -181,8 +194,7 @@ class Loader:
         with sqlstate.of_a_flow():
             blocks = [batch.rows for batch in portion if not tallies[batch.rows.file_id].is_test]
             counts, bad = upsert(blocks)
-        for file_id, records in _found_again(portion, bad):
-            tallies[file_id].reject(records)
+        tallying.reject_by_database(tallies, portion, bad)
         found = {batch.rows.file_id: tallies[batch.rows.file_id].too_many(self.limits) for batch in portion}
         if verdicts := {file_id: _Verdict(tallies[file_id], why) for file_id, why in found.items() if why}:
             raise _StartOver(verdicts=verdicts)
@@ -208,7 +220,7 @@ class Loader:
     ) -> Iterator[list[EncodedBatch]]:
         """What the files hold, as much at a time as one upsert takes; each is used before the next is asked for."""
         portion: list[EncodedBatch] = []
-        rows = 0
+        rows = portions = 0
         for made in decisions:
             tally = tallies[made.file_id]
             for batch in _taken(made, encoded, tally):
@@ -218,10 +230,11 @@ class Loader:
                     continue  # it is only read to its end, so that every reason is told
                 portion.append(batch)
                 rows += max(batch.rows.all, batch.records)  # rejected ones take memory too
-                if rows >= (ROWS_AT_ONCE if made.read.long is None else ROWS_AS_READ):
+                is_small = made.read.long is not None and portions < PORTIONS_AS_READ
+                if rows >= (ROWS_AS_READ if is_small else ROWS_AT_ONCE):
                     yield portion
                     portion.clear()  # before more is taken: one portion stands in memory at a time
-                    rows = 0
+                    rows, portions = 0, portions + 1
         if portion:
             yield portion
 
@@ -235,6 +248,9 @@ class Loader:
         committed = [self._committed(made, tallies[made.file_id], counts) for made in decisions]
         committed = self._with_reports(committed, decisions, tallies)
         ledger.write(connection, [done.entry for done in committed if done.entry])
+        if self.flow is not None and self.flow.last_to_arrive_wins:
+            again = [(made.duplicate_of, made.read.file.arrival.at) for made in decisions if made.duplicate_of]
+            arrival.came_again(connection, again)
         bad = [done for done in committed if done.entry and done.entry.rejected]
         if bad:
             errors = ((done.ledger_id, error) for done in bad for error in tallies[done.ledger_id].rejected.errors())
@@ -278,6 +294,11 @@ class Loader:
         return reported
 
 
+def _arrivals(decisions: Sequence[LoadDecision], look: Look, *, in_order: bool, alone: bool) -> Arrivals:
+    of = {made.file_id: made.read.file.arrival for made in decisions if made.loads}
+    return Arrivals(of, in_order, alone and look.newest < min((one.at for one in of.values()), default=0))
+
+
 def _rejection(read: ReadResult, error: Exception) -> Rejection:
     return Rejection.of(error) if isinstance(error, RejectFile) else unexpected(read.file, error)
 
@@ -312,21 +333,3 @@ def _not_in_place(file: InboundFile) -> LeftFile | None:
     except OSError:
         return LeftFile(file.dropped)
     return LeftFile(file.dropped, Wait("it changed after it was read", "it is read again when it is at rest"))
-
-
-def _found_again(
-    portion: Sequence[EncodedBatch], bad: Sequence[RejectedByDatabase]
-) -> Iterator[tuple[int, list[RejectedText]]]:
-    """The records that the database rejected, with their text."""
-    reasons: dict[int, dict[int, str]] = defaultdict(dict)
-    for record in bad:
-        reasons[record.file_id][record.position] = record.reason
-    for checked in portion if bad else ():
-        file_id, first = checked.rows.file_id, checked.batch.first
-        here = {
-            position - first: reason
-            for position, reason in reasons[file_id].items()
-            if first <= position < first + checked.records
-        }
-        if here:
-            yield file_id, rejected_by_database(checked.batch, here)

@@ -29,35 +29,42 @@ from file_processing.inbound.intake import LeftFile, Wait
 from file_processing.inbound.limits import Limits
 from file_processing.inbound.load import Loaded, Loader, Progress
 from file_processing.inbound.long_file import LongFiles
+from file_processing.inbound.marks import Marks, Unmarked
 from file_processing.inbound.read import ReadResult
-from file_processing.inbound.routing import RoutedFile, Router
+from file_processing.inbound.routing import DroppedFile, RoutedFile, Router
 from file_processing.inbound.upsert import Upsert
 from file_processing.inbound.validate import Validator
 from flows import Flows
-from models.errors import RetryLater, StopDaemon, TidegateError
+from models.errors import RetryLater, StopDaemon
 from models.flow import Flow
 from services.db import sqlstate
 from services.files.directory import Folder
 from services.files.folders import Folders
-from services.ledger import inbound as ledger
 
 
 @dataclass(slots=True)
 class _Steps:
-    """What handling the files of one flow takes; without flow, files that none takes.
-
-    unmarked: ledger id and new place of the files that the ledger does not know as filed yet.
-    marking: the transaction that tells it, while the database is at it.
-    """
+    """What handling the files of one flow takes; without flow, files that none takes."""
 
     flow: str | None
     validator: Validator | None
     loader: Loader
-    unmarked: list[tuple[int, str | None]] = field(default_factory=list)
-    marking: ExitStack | None = None
+    unmarked: Unmarked = field(default_factory=Unmarked)
 
 
-Further = Callable[[], Sequence[RoutedFile]]
+class InHand:
+    """What who has files handled knows of others: here that there are none."""
+
+    def further(self) -> Sequence[RoutedFile]:
+        """Files to go on with; asked for each time the last ones are begun."""
+        return ()
+
+    def in_order(self, files: Sequence[DroppedFile]) -> bool:
+        """Whether no other file of the flow that came before one of these is still to be handled."""
+        return bool(files)
+
+
+_NO_OTHERS = InHand()
 
 
 @dataclass(slots=True)
@@ -119,7 +126,7 @@ class Pipeline:
     def _of_flow(self, name: str | None, flow: Flow | None, node: str, progress: Progress) -> _Steps:
         reports = self._folders.rejected_of(name)
         upsert = Upsert(flow) if flow else None
-        loader = Loader(flow, upsert, Deduplicator(flow), reports, node, self._limits, progress)
+        loader = Loader(flow, upsert, Deduplicator(flow, node), reports, node, self._limits, progress)
         return _Steps(name, Validator(flow) if flow else None, loader)
 
     def recover(self, flow: str | None) -> None:
@@ -135,25 +142,24 @@ class Pipeline:
             logger.opt(exception=error).error("flow {}: what a crash left cannot be put in order", flow)
 
     def handle(
-        self, flow: str | None, files: Sequence[RoutedFile], further: Further = lambda: ()
+        self, flow: str | None, files: Sequence[RoutedFile], in_hand: InHand = _NO_OTHERS
     ) -> Iterator[FileResult]:
-        """Handle files of one flow, in their order.
-
-        further: asked for files to go on with each time the last of these are begun.
+        """Handle files of one flow, in their order, and then further ones.
 
         Yields a result for each. Raises RetryLater or StopDaemon when the database or a full disk is the reason,
         RetryLater also when another process loads files of the flow, or this one is stopping: then the files not yet
         told of are where they were, and nothing of them loaded.
         """
         steps = self._steps(flow)
+        marks = Marks(self._connection, steps.unmarked)
         try:
-            with closing(self._groups(steps, files, further)) as groups:
+            with closing(self._groups(steps, files, in_hand)) as groups:
                 for group in groups:
-                    yield from self._handle_group(steps, group)
+                    yield from self._handle_group(steps, group, marks, in_hand)
         finally:
-            self._await_marks(steps)
+            marks.wait()
 
-    def _groups(self, steps: _Steps, files: Sequence[RoutedFile], further: Further) -> Generator[_Group]:
+    def _groups(self, steps: _Steps, files: Sequence[RoutedFile], in_hand: InHand) -> Generator[_Group]:
         """The files in groups, each open until the next one is asked for; that is read while the database is at it."""
         ahead: Future[_Group] | None = None
         groups = deque(intake.groups(files))
@@ -165,7 +171,7 @@ class Pipeline:
                     group = groups.popleft()
                     current = self._read(steps, group) if ahead is None else ahead.result()
                     if not groups:
-                        groups.extend(intake.groups(further()))
+                        groups.extend(intake.groups(in_hand.further()))
                     is_small = bool(groups) and not intake.is_long(groups[0][0].dropped)
                     ahead = current.ahead = aside.submit(self._read, steps, groups[0]) if is_small else None
                     with current.opened:
@@ -182,17 +188,19 @@ class Pipeline:
             reading = read.reading(taken.files, steps.validator, self._long_files, limits=limits, go_on=self._go_on)
             return _Group(opened.enter_context(reading), taken.left, started, opened.pop_all())
 
-    def _handle_group(self, steps: _Steps, group: _Group) -> Iterator[FileResult]:
+    def _handle_group(self, steps: _Steps, group: _Group, marks: Marks, in_hand: InHand) -> Iterator[FileResult]:
         yield from (FileResult.of_left(left, steps.flow) for left in group.left)
-        for loaded in self._load(steps, group.reads):
+        in_order = in_hand.in_order([read.file.dropped for read in group.reads])
+        for loaded in self._load(steps, group.reads, marks, in_order):
             if group.ahead is not None:
                 wait([group.ahead])  # two that call the system all the time would only wait for each other
             results = archive.archive(loaded.committed, self._folders, steps.flow, started=group.started)
-            self._send_marks(steps, results)
+            if self.router.root is not None:
+                marks.send(results)
             yield from results
             yield from (FileResult.of_left(left, steps.flow) for left in loaded.left)
 
-    def _load(self, steps: _Steps, reads: Sequence[ReadResult]) -> Iterator[Loaded]:
+    def _load(self, steps: _Steps, reads: Sequence[ReadResult], marks: Marks, in_order: bool) -> Iterator[Loaded]:
         """Load a group; where that fails for no known reason, split it until the file at fault stands alone.
 
         Raises RetryLater or StopDaemon for what is not the files' fault.
@@ -200,9 +208,9 @@ class Pipeline:
         groups = deque([reads] if reads else [])
         while groups:
             group = groups.popleft()
-            self._await_marks(steps)
+            marks.wait()
             try:
-                yield self._load_once(steps.loader, group)
+                yield self._load_once(steps.loader, group, in_order)
             except (RetryLater, StopDaemon):
                 raise
             except Exception as error:  # noqa: BLE001  # a mistake, ours or the flow's: find the file at fault
@@ -214,39 +222,9 @@ class Pipeline:
                     wait = Wait(f"it can be neither loaded nor rejected: {error}")
                     yield Loaded((), (LeftFile(group[0].file.dropped, wait),))
 
-    def _load_once(self, loader: Loader, reads: Sequence[ReadResult]) -> Loaded:
+    def _load_once(self, loader: Loader, reads: Sequence[ReadResult], in_order: bool) -> Loaded:
         with self._connection() as connection:
-            return loader.load(connection, reads)
-
-    def _send_marks(self, steps: _Steps, results: Sequence[FileResult]) -> None:
-        """Tell the ledger what is filed; the database is at it while the next files are read."""
-        if self.router.root is not None:
-            for result in results:
-                if result.wait is None and result.ledger_id is not None:
-                    steps.unmarked.append((result.ledger_id, result.place))
-        if not steps.unmarked:
-            return
-        try:
-            with ExitStack() as marking:
-                connection = marking.enter_context(self._connection())
-                marking.enter_context(connection.transaction())
-                marking.enter_context(connection.pipeline())  # nothing waits for an answer until it is left
-                ledger.mark_filed(connection, steps.unmarked)
-                steps.marking = marking.pop_all()
-        except TidegateError as error:
-            _not_marked(steps, error)
-
-    def _await_marks(self, steps: _Steps) -> None:
-        """What the ledger could not take is told with the next group, or after the next start."""
-        if steps.marking is None:
-            return
-        marking, steps.marking = steps.marking, None
-        try:
-            marking.close()
-        except TidegateError as error:
-            _not_marked(steps, error)
-        else:
-            steps.unmarked.clear()
+            return loader.load(connection, reads, in_order=in_order)
 
     def _go_on(self) -> None:
         """Raises RetryLater."""
@@ -267,7 +245,3 @@ class Pipeline:
             finally:
                 if connection.closed:
                     pooled.invalidate()
-
-
-def _not_marked(steps: _Steps, error: TidegateError) -> None:
-    logger.debug("{} files are not marked as filed yet: {}", len(steps.unmarked), error)

@@ -22,7 +22,7 @@ class DroppedFile(Protocol):
     """A path that was found complete.
 
     place: the path as text, which costs far less than the object. relative: below the input folder.
-    size, mtime_ns: in bytes and nanoseconds, when it was found.
+    size, mtime_ns: in bytes and nanoseconds, when it was found. arrival: when it came there, in nanoseconds.
     """
 
     @property
@@ -37,6 +37,8 @@ class DroppedFile(Protocol):
     def size(self) -> int: ...
     @property
     def mtime_ns(self) -> int: ...
+    @property
+    def arrival(self) -> int: ...
 
 
 class RoutedFile(NamedTuple):

@@ -1,7 +1,7 @@
 """What the batches of one file add up to, and the line in the ledger that this makes."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,8 +11,8 @@ from file_processing.inbound.encode import EncodedBatch
 from file_processing.inbound.error_report import RejectedRecords
 from file_processing.inbound.formats.base import Exchange, RecordForm, Rejection
 from file_processing.inbound.limits import Limits
-from file_processing.inbound.record_errors import RejectedText
-from file_processing.inbound.upsert import UpsertCounts
+from file_processing.inbound.record_errors import RejectedText, rejected_by_database
+from file_processing.inbound.upsert import RejectedByDatabase, UpsertCounts
 from file_processing.inbound.validate import CheckedBatch
 from models.flow import Flow, PartlyBad
 from models.ledger import IN_TABLE, FileStatus
@@ -70,6 +70,24 @@ def of(made: LoadDecision) -> Tally:
     return tally
 
 
+def reject_by_database(
+    tallies: Mapping[int, Tally], portion: Sequence[EncodedBatch], bad: Sequence[RejectedByDatabase]
+) -> None:
+    """Reject records that the database would not have, each with its text. portion: the batches with all of them."""
+    reasons: dict[int, dict[int, str]] = defaultdict(dict)
+    for record in bad:
+        reasons[record.file_id][record.position] = record.reason
+    for checked in portion if bad else ():
+        file_id, first = checked.rows.file_id, checked.batch.first
+        here = {
+            position - first: reason
+            for position, reason in reasons[file_id].items()
+            if first <= position < first + checked.records
+        }
+        if here:
+            tallies[file_id].reject(rejected_by_database(checked.batch, here))
+
+
 def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow | None, node: str) -> LedgerEntry:
     """The ledger's line of a file."""
     file, file_id = made.read.file, made.file_id
@@ -86,6 +104,7 @@ def entry(made: LoadDecision, tally: Tally, counts: UpsertCounts, *, flow: Flow 
         file.dropped.seen_at,
         node,
         identity.key,
+        file.dropped.arrival,
         tally.records,
         inserted=counts.inserted.get(file_id, 0),
         updated=counts.updated.get(file_id, 0),

@@ -17,13 +17,15 @@ from file_processing.inbound.encode import ColumnTypes, EncodedRows
 from file_processing.inbound.insert import Insert
 from file_processing.inbound.stage import Stage
 from file_processing.inbound.validate import RowValues
+from file_processing.inbound.winner import and_not_newer, newest_first
 from models.errors import RejectFile
 from models.flow import CHILDREN_DIGEST, Flow
 from models.partitions import ByTime
 from services.db import sqlstate
-from services.db.identifiers import name, names
+from services.db.identifiers import equal, name, names
 from services.db.partitions import FIND_BY_KEY, PartitionsByTime
 from services.db.triggers import loading
+from services.ledger.arrival import AFTER_ALL, Arrivals, came_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ _UPDATE = """do update set
     {assignments},
     replaced_file_id = t.source_file_id, replaced_position = t.record_position,
     source_file_id = excluded.source_file_id, record_position = excluded.record_position, source_said = null,
-    changed_at = now(), is_synced = false, outbound_error = null
+    confirmed_file_id = null, changed_at = now(), is_synced = false, outbound_error = null
 where ({old}) is distinct from ({new}){and_not_newer}{and_not_said_again}"""
 
 # Of two records of one time the later to arrive counts. But one that its source sends again overwrites nothing that
@@ -106,6 +108,19 @@ from {stage} s join {table} t using ({key})
 where (t.source_file_id, t.record_position) is distinct from (s.source_file_id, s.record_position)
   and (({old}) is not distinct from ({staged}){or_said_again})
 group by s.source_file_id
+"""
+
+# What is said again counts as of then, or of records that came between an older one might win. The rows are locked
+# by the upsert.
+_CONFIRM = """
+update {table} t set confirmed_file_id = s.source_file_id
+from (
+    select distinct on ({key}) {columns}, source_file_id, record_position
+    from {stage}
+    order by {key}, {newest_first}
+) s
+where {same_key} and ({old}) is not distinct from ({staged})
+  and s.source_file_id is distinct from coalesce(t.confirmed_file_id, t.source_file_id) and {counts_from_then}
 """
 
 
@@ -133,12 +148,12 @@ class Upsert:
             "table": sql.Identifier(table.name),
             "key": names(flow.key),
             "columns": names(flow.columns),
-            "newest_first": _newest_first(flow),
+            "newest_first": newest_first(flow),
             "old": names(data, "t"),
             "new": sql.SQL(", ").join(_new(column, "excluded") for column in data),
             "staged": sql.SQL(", ").join(_new(column, "s") for column in data),
         }
-        if flow.append_only or not data:
+        if not data:
             on_conflict: sql.Composable = sql.SQL("do nothing")
         else:
             on_conflict = sql.SQL(_UPDATE).format(
@@ -146,7 +161,7 @@ class Upsert:
                 assignments=sql.SQL(", ").join(
                     sql.SQL("{} = {}").format(sql.Identifier(column), _new(column, "excluded")) for column in data
                 ),
-                and_not_newer=_and_not_newer(flow),
+                and_not_newer=and_not_newer(flow),
                 and_not_said_again=_said_again(flow, _NOT_SAID_AGAIN, "excluded"),
             )
         if not data:
@@ -154,6 +169,12 @@ class Upsert:
         self._children = [Children(flow, number, parts) for number in range(len(flow.children))]
         self._partitions = PartitionsByTime(flow, flow.partitions) if isinstance(flow.partitions, ByTime) else None
         self._upsert = sql.SQL(_UPSERT).format(**parts, on_conflict=on_conflict)
+        staged_later = came_before(sql.SQL("s.source_file_id"))
+        self._confirm = sql.SQL(_CONFIRM).format(
+            **parts,
+            same_key=equal(flow.key, "s", "t"),
+            counts_from_then=sql.SQL("not ") + staged_later if flow.append_only else staged_later,
+        )
         self._unchanged = sql.SQL(_UNCHANGED).format(**parts, or_said_again=_said_again(flow, _OR_SAID_AGAIN, "s"))
         children = ([*flow.key, *flow.child_columns(number)] for number in range(len(flow.children)))
         describe = [
@@ -176,9 +197,11 @@ class Upsert:
             return Target(ColumnTypes(table, tuple(children)), cursor.rowcount == 1)
 
     def upsert(
-        self, connection: Connection, target: Target, blocks: Sequence[EncodedRows]
+        self, connection: Connection, target: Target, blocks: Sequence[EncodedRows], arrivals: Arrivals = AFTER_ALL
     ) -> tuple[UpsertCounts, list[RejectedByDatabase]]:
         """Upsert rows within the connection's transaction, which began with `begin`.
+
+        arrivals: of the files that they come from.
 
         A record whose rows the database rejects is left out and returned with the reason;
         all others are in the table. Raises psycopg.Error for what is not a record's fault.
@@ -199,7 +222,7 @@ class Upsert:
             part = waiting.pop()
             try:
                 with connection.transaction():
-                    new = self._upsert_part(connection, part)
+                    new = self._upsert_part(connection, part, arrivals)
                 counts += new
             except Exception as error:
                 fault = sqlstate.translate(error)
@@ -238,14 +261,16 @@ class Upsert:
                 rounds[number].append(block.select(own))
         return list(rounds)
 
-    def _upsert_part(self, connection: Connection, blocks: Sequence[EncodedRows]) -> UpsertCounts:
+    def _upsert_part(self, connection: Connection, blocks: Sequence[EncodedRows], arrivals: Arrivals) -> UpsertCounts:
         with connection.cursor() as cursor:
             self._stage.fill(cursor, (block.data for block in blocks))
-            written = cursor.execute(self._upsert).fetchall()
+            written = cursor.execute(self._upsert, arrivals.parameters).fetchall()
             inserted = Counter({file_id: count for file_id, count, _ in written})
             updated = Counter({file_id: count for file_id, _, count in written})
             left = _by_file(blocks) - inserted - updated
             unchanged: Counter[int] = Counter(dict(cursor.execute(self._unchanged).fetchall() if left else ()))
+            if unchanged and not arrivals.in_order:
+                cursor.execute(self._confirm, arrivals.parameters)
             counts = UpsertCounts(inserted, updated, unchanged, left - unchanged)
             for child in self._children:
                 child.replace(cursor, blocks)
@@ -303,27 +328,3 @@ def _said_again(flow: Flow, clause: str, source: str) -> sql.Composable:
         ),
     )
     return sql.SQL(clause).format(newest_by=sql.Identifier(flow.newest_by or ""), said_again=said_again)
-
-
-# Which record of a key wins, said twice: among the staged ones, and against the one in the table. Both take of equals
-# the last that arrived, on which the local replica counts (`services.sources.local_replica`).
-
-
-def _newest_first(flow: Flow) -> sql.Composable:
-    """The winner first: the newest, and of equals the last that arrived, or the first where it stays.
-
-    ctid tells the order of the rows of one record.
-    """
-    if flow.append_only:
-        return sql.SQL("source_file_id, record_position, ctid")
-    arrival = sql.SQL("source_file_id desc, record_position desc, ctid desc")
-    if flow.newest_by is None:
-        return arrival
-    return sql.SQL("{} desc, ").format(sql.Identifier(flow.newest_by)) + arrival
-
-
-def _and_not_newer(flow: Flow) -> sql.Composable:
-    """What keeps a row in the table that is newer than the one that comes."""
-    if flow.newest_by is None:
-        return sql.SQL("")
-    return sql.SQL(" and t.{0} <= excluded.{0}").format(sql.Identifier(flow.newest_by))

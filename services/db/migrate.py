@@ -28,6 +28,7 @@ OWN = (
     "0005_file_identity",
     "0006_file_counts",
     "0007_daemon",
+    "0008_arrival",
 )
 """Tidegate's own revisions, oldest first. What else lies there is a site's: the first release wrote it there."""
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 import sqlalchemy.exc
 
-from models.errors import NoDatabase, RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
+from models.errors import Contention, NoDatabase, RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
 
 _UPGRADE = 'run "python main.py db upgrade"'
 _CREDENTIALS = "check user and password in DATABASE_URL"
@@ -29,7 +29,8 @@ _RULES: dict[str, tuple[type[TidegateError], str]] = {
     "28": (StopDaemon, _CREDENTIALS),
     "3D": (StopDaemon, "create the database, or correct its name in DATABASE_URL"),
     "3F": (StopDaemon, _UPGRADE),  # invalid schema name
-    "40": (RetryLater, ""),  # deadlock, serialization failure
+    "40": (RetryLater, ""),  # serialization failure, for one
+    "40P01": (Contention, ""),  # deadlock
     "42": (StopDaemon, ""),
     "42501": (StopDaemon, "grant the user of DATABASE_URL this right"),
     "42P01": (StopDaemon, _UPGRADE),  # undefined table

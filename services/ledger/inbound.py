@@ -11,6 +11,7 @@ from psycopg.errors import UniqueViolation
 from models.errors import RetryLater
 from models.ledger import IN_TABLE, FileStatus, RecordError
 from services import text
+from services.ledger.arrival import Arrival
 from services.ledger.statements import array, file_row, statement
 
 
@@ -18,7 +19,7 @@ class KnownFile(NamedTuple):
     """A line that holds some content, or of a file without content that is not archived yet.
 
     filed: whether its file is known to be out of the input folder. identity: of the file; lines of earlier
-        releases have none.
+        releases have none. arrived_at: in nanoseconds; 0 in lines of earlier releases.
     """
 
     id: int
@@ -27,10 +28,16 @@ class KnownFile(NamedTuple):
     status: FileStatus
     filed: bool
     identity: str | None
+    name: str
+    arrived_at: int
 
     @property
     def loaded(self) -> bool:
         return self.status in IN_TABLE
+
+    @property
+    def arrival(self) -> Arrival:
+        return Arrival(self.arrived_at, self.name, self.sha256 or b"")
 
 
 COUNTS = ("records", "inserted", "updated", "unchanged", "stale", "rejected")
@@ -50,6 +57,7 @@ class LedgerEntry(NamedTuple):
     seen_at: datetime
     node: str
     identity: str | None = None
+    arrival: int = 0
     records: int = 0
     inserted: int = 0
     updated: int = 0
@@ -70,25 +78,33 @@ class Look:
     ids: new ones, ascending in the order of arrival. revision: of the schema.
     known: lines of their contents, loaded before or committed and not yet archived, and of files without content.
     placed: of files by their identity, whether who placed them wants them loaded again.
+    alone: no other daemon is at work. newest: when the last file came that is loaded; 0 where none is.
     """
 
     ids: list[int]
     revision: str | None
     known: list[KnownFile]
     placed: dict[str, bool]
+    alone: bool
+    newest: int
 
+
+_SILENT_SECONDS = 30
+"""A daemon of which nothing was heard for so long has no file in hand."""
 
 # All in one round trip.
-_LOOK = statement("""
+_LOOK = statement(
+    """
 with placed as (
     delete from tidegate.placed_file where flow = %(flow)s and identity = any(%(identities)s::text[])
     returning identity, again
 ),
 known as (
-    select id, path, sha256, status, filed_at is not null as filed, identity
+    select id, path, sha256, status, filed_at is not null as filed, identity,
+        name, coalesce(arrival, 0) as arrived_at
     from tidegate.inbound_file where flow = %(flow)s and sha256 = any(%(contents)s::bytea[]) and {current}
     union all
-    select id, path, sha256, status, false as filed, identity
+    select id, path, sha256, status, false as filed, identity, name, coalesce(arrival, 0)
     from tidegate.inbound_file
     where flow is not distinct from %(flow)s and filed_at is null and {not_current}
       and (sha256 = any(%(contents)s::bytea[]) or sha256 is null and path = any(%(paths)s::text[]))
@@ -96,13 +112,18 @@ known as (
 select array(select nextval('tidegate.inbound_file_id_seq') from generate_series(1, %(new_ids)s)),
     (select version_num from tidegate.alembic_version),
     (select json_agg(known order by id) from known),
-    (select json_object_agg(identity, again) from placed)
-""")
+    (select json_object_agg(identity, again) from placed),
+    (select max(arrival) from tidegate.inbound_file where flow = %(flow)s and {current}),
+    not exists (select from tidegate.daemon where node <> %(node)s and last_seen_at > now() - {silent} * interval '1 s')
+""",
+    silent=sql.Literal(_SILENT_SECONDS),
+)
 
 
 def look(
     connection: Connection,
     flow: str | None,
+    node: str,
     *,
     new_ids: int,
     contents: Collection[bytes],
@@ -111,17 +132,20 @@ def look(
 ) -> Look:
     """Ask the ledger of the files of a group; what was placed to be loaded again goes with this transaction.
 
-    contents: SHA-256 digests. paths: of files that have none, such as pipes.
+    node: who asks. contents: SHA-256 digests. paths: of files that have none, such as pipes.
     """
     values = {
         "flow": flow,
+        "node": node,
         "new_ids": new_ids,
         "contents": array(rf"\x{each.hex()}" for each in contents),
         "paths": array(paths),
         "identities": array(identities),
     }
-    ids, revision, known, placed = connection.execute(_LOOK, values).fetchone() or ([], None, None, None)
-    return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {})
+    found = connection.execute(_LOOK, values).fetchone()
+    assert found is not None
+    ids, revision, known, placed, newest, alone = found
+    return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {}, alone, newest or 0)
 
 
 def _known(*, sha256: str | None, status: str, **others: Any) -> KnownFile:
@@ -140,20 +164,10 @@ def confirm(connection: Connection, ids: Sequence[int]) -> None:
     connection.execute(_CONFIRM, [list(ids)])
 
 
-_NEWEST = statement("""
-select id from tidegate.inbound_file where flow = %s and status in {in_table} order by id desc limit 1
-""")
-
-
-def newest(connection: Connection, flow: str) -> int | None:
-    """The line of the file that was loaded last."""
-    found = connection.execute(_NEWEST, [flow]).fetchone()
-    return int(found[0]) if found else None
-
-
 _COLUMNS = {
     "id": "int8", "flow": "text", "name": "text", "path": "text", "sha256": "bytea", "bytes": "int8",
-    "status": "text", "seen_at": "timestamptz", "node": "text", "identity": "text", "records": "int8",
+    "status": "text", "seen_at": "timestamptz", "node": "text", "identity": "text", "arrival": "int8",
+    "records": "int8",
     "inserted": "int8", "updated": "int8", "unchanged": "int8", "stale": "int8", "rejected": "int8",
     "error": "text", "drift": "jsonb", "duplicate_of": "int8", "filed_at": "timestamptz", "superseded_by": "int8",
 }  # fmt: skip

@@ -25,6 +25,7 @@ class Look(NamedTuple):
     kind: FileKind
     size: int
     mtime_ns: int
+    ctime_ns: int
     writer: WriterState
 
 
@@ -51,7 +52,7 @@ def look(entry: Entry, *, lease: bool = True) -> Look | None:
     if kind is None:
         return None
     writer = _writer_state(entry) if lease and kind is FileKind.FILE else WriterState.UNKNOWN
-    return Look(kind, found.st_size, found.st_mtime_ns, writer)
+    return Look(kind, found.st_size, found.st_mtime_ns, found.st_ctime_ns, writer)
 
 
 def _writer_state(entry: Entry) -> WriterState:

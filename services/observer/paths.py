@@ -23,12 +23,16 @@ RETRIES_PER_SECOND = 200
 
 
 class FoundFile(NamedTuple):
-    """A complete file, or something that is no file, to be taken from the input folder."""
+    """A complete file, or something that is no file, to be taken from the input folder.
+
+    arrival: its ctime when it was first seen as it is, in nanoseconds: later it tells of other things.
+    """
 
     place: str
     relative: str
     size: int
     mtime_ns: int
+    arrival: int
     seen_at: datetime
     kind: FileKind
 
@@ -47,6 +51,7 @@ class _Known:
     backs_off: bool = False
     due: float = 0.0
     shape: tuple[int, int] | None = None
+    arrival: int = 0
     changed: bool = False
     rests_since: float = 0.0
     again: bool = False
@@ -106,11 +111,12 @@ class Paths:
         if known.shape != (seen.size, seen.mtime_ns):
             known.changed = known.shape is not None
             known.shape, known.rests_since = (seen.size, seen.mtime_ns), now
+            known.arrival = seen.ctime_ns
         rested_seconds = now - known.rests_since
         reason = reason_to_wait(seen, rested_seconds=rested_seconds, settle_seconds=self._settle_seconds)
         relative = path[self._prefix :]
         if reason is None:
-            known.found = FoundFile(path, relative, seen.size, seen.mtime_ns, known.seen_at, seen.kind)
+            known.found = FoundFile(path, relative, seen.size, seen.mtime_ns, known.arrival, known.seen_at, seen.kind)
             if known.stand is not Stand.READY:
                 self._put(path, known, Stand.READY)
                 self._ready.setdefault(known.lane, deque()).append(path)

@@ -144,6 +144,21 @@ def test_the_work_of_a_killed_daemon_goes_to_the_other(two: Site) -> None:
     assert two.waiting() == []
 
 
+def test_a_loader_that_waits_for_a_row_holds_up_no_other_of_its_flow(two: Site) -> None:
+    two.drop("first.json", reports("v1"), flow="vehicle_status")
+    two.settled(1)
+    with psycopg.connect(two.url) as other:
+        other.execute("select from vehicles_status where vehicle_id = 'v1' for update")
+        two.drop("waits.json", reports("v1", status="parked"), flow="vehicle_status")
+        waits = "select from pg_stat_activity where wait_event = 'transactionid' and datname = current_database()"
+        eventually(lambda: two.query(waits), what="a loader that waits for a row")
+        two.drop("goes.json", reports("v2"), flow="vehicle_status")
+        eventually(lambda: len(two.ledger()) == 2, what="the file of the other loader")
+        assert [line["name"] for line in two.ledger()] == ["first.json", "goes.json"]
+    lines = two.settled(3)
+    assert {line["status"] for line in lines} == {"loaded"}
+
+
 @contextmanager
 def other_site(site: Site, tmp_path: Path) -> Iterator[Site]:
     """A second site on the same database with folders of its own."""

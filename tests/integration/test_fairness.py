@@ -145,12 +145,12 @@ def test_a_flow_with_a_backlog_is_left_after_each_group(site: Site, monkeypatch:
     routed = threading.Event()
     handle, route = Pipeline._handle_group, Router.route
 
-    def noted(self: Pipeline, steps: Any, group: Any) -> Any:
+    def noted(self: Pipeline, steps: Any, group: Any, *others: Any) -> Any:
         groups.append(steps.flow)
         if groups.count("vehicle_status") == 3:
             site.drop("work_order.json", order(), flow="work_orders")
             assert routed.wait(10)
-        return handle(self, steps, group)
+        return handle(self, steps, group, *others)
 
     def told(self: Router, dropped: Any) -> RoutedFile:
         try:

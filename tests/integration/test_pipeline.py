@@ -368,10 +368,10 @@ def while_it_loads(monkeypatch: pytest.MonkeyPatch, name: str, happens: Callable
     """Before the transaction of the file of this name."""
     load = Loader.load
 
-    def instead(loader: Loader, connection: Any, reads: Any) -> Any:
+    def instead(loader: Loader, connection: Any, reads: Any, **options: Any) -> Any:
         if reads[0].file.name == name:
             happens()
-        return load(loader, connection, reads)
+        return load(loader, connection, reads, **options)
 
     monkeypatch.setattr(Loader, "load", instead)
 
@@ -476,11 +476,11 @@ def test_a_file_that_is_replaced_before_it_is_loaded_is_not_loaded_as_it_was(
 ) -> None:
     original, left = Loader.load, [1]
 
-    def load(*arguments: Any) -> Any:
+    def load(*arguments: Any, **options: Any) -> Any:
         if left:
             left.pop()
             drop(site, "a.json", reports("new"))
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(Loader, "load", load)
     drop(site, "a.json", reports("old"))

@@ -10,7 +10,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy import Engine, text
 
-from models.errors import NoDatabase, RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
+from models.errors import Contention, NoDatabase, RejectFile, RestFlow, RetryLater, StopDaemon, TidegateError
 from services.db import sqlstate
 from services.db.engine import ping
 
@@ -131,7 +131,7 @@ def test_deadlock_is_retried(engine: Engine) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [sqlstate.classify(error) for error in raised] == [RetryLater]
+    assert [sqlstate.classify(error) for error in raised] == [Contention]
 
 
 def test_lock_timeout_is_retried(engine: Engine) -> None:

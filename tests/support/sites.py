@@ -238,6 +238,7 @@ class Site:
                     datetime.now(UTC),
                     size=status.st_size,
                     mtime_ns=status.st_mtime_ns,
+                    arrival=status.st_ctime_ns,
                 )
                 routed = pipeline.router.route(found)
                 queues.setdefault(routed.flow, []).append(routed)

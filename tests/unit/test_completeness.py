@@ -137,7 +137,9 @@ def test_every_kind_is_told_without_opening_it(tmp_path: Path, monkeypatch: pyte
 def test_a_share_is_not_asked_for_leases(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("{}")
-    assert look(path, lease=False) == Look(FileKind.FILE, 2, path.stat().st_mtime_ns, WriterState.UNKNOWN)
+    assert look(path, lease=False) == Look(
+        FileKind.FILE, 2, path.stat().st_mtime_ns, path.stat().st_ctime_ns, WriterState.UNKNOWN
+    )
 
 
 _LOOKS = st.builds(Look, st.sampled_from(FileKind), st.integers(0, 3), st.integers(0, 9), st.sampled_from(WriterState))

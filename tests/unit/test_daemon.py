@@ -20,7 +20,7 @@ FAULT = Fault("no database", "start it", datetime.now(UTC))
 
 
 def found(path: Path) -> FoundFile:
-    return FoundFile(str(path), path.name, 1, 1, datetime.now(UTC), FileKind.FILE)
+    return FoundFile(str(path), path.name, 1, 1, 1, datetime.now(UTC), FileKind.FILE)
 
 
 class _Mended(Queue):

@@ -105,7 +105,9 @@ def test_files_already_there_come_oldest_first(drop: Drop) -> None:
     eventually(lambda: inbox.status().ready == 4)
     found = inbox.take(10, 0)
     assert [f.relative for f in found] == ["sub/c", "a", "d", "b"]
-    assert found[0] == FoundFile(str(drop.root / "sub/c"), "sub/c", 2, 1_000_000_000, found[0].seen_at, FileKind.FILE)
+    assert found[0] == FoundFile(
+        str(drop.root / "sub/c"), "sub/c", 2, 1_000_000_000, found[0].arrival, found[0].seen_at, FileKind.FILE
+    )
     assert found[0].seen_at.utcoffset() is not None
 
 

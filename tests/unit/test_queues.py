@@ -16,8 +16,9 @@ from file_processing.queues import Queues, Turn
 LONG = intake.SMALL_BYTES + 1
 
 
-def file(flow: str, name: str, *, size: int = 10) -> RoutedFile:
-    return RoutedFile(GivenFile(Path(f"/in/{flow}/{name}"), f"{flow}/{name}", datetime.now(UTC), size=size), flow)
+def file(flow: str, name: str, *, size: int = 10, arrival: int = 0) -> RoutedFile:
+    path, seen_at = Path(f"/in/{flow}/{name}"), datetime.now(UTC)
+    return RoutedFile(GivenFile(path, f"{flow}/{name}", seen_at, size=size, arrival=arrival), flow)
 
 
 def queues(*flows: str, workers: int = 2) -> Queues:
@@ -148,3 +149,70 @@ def test_a_recovery_has_a_turn_without_files() -> None:
     turn = begin(given)
     assert (turn.queue.to_recover, list(turn.files)) == (True, [])
     assert not turn.is_long
+
+
+# Several loaders of one flow
+
+
+def test_who_has_nothing_else_to_do_takes_whole_groups_of_a_flow_in_hand() -> None:
+    given = queues("a", workers=3)
+    given.add(file("a", str(number)) for number in range(2 * intake.GROUP_FILES + 2))
+    assert [len(begin(given).files) for _ in range(2)] == [intake.GROUP_FILES] * 2
+    assert no_turn(given), "half a group grows while others are in hand"
+
+
+def test_a_flow_that_nobody_has_in_hand_comes_first() -> None:
+    given = queues("a", "b")
+    given.add(file("a", str(number)) for number in range(2 * intake.GROUP_FILES + 1))
+    begin(given)
+    given.add([file("b", "1")])
+    assert begin(given).queue.flow == "b"
+
+
+@pytest.mark.parametrize("first", ["a long file", "a recovery"])
+def test_a_long_file_and_a_recovery_have_the_flow_for_themselves(first: str) -> None:
+    given = queues("a", workers=3)
+    (queue,) = given
+    queue.to_recover = first == "a recovery"
+    given.add([file("a", "0", size=LONG if first == "a long file" else 10)])
+    turn = begin(given)
+    assert turn.recovers == queue.to_recover
+    queue.to_recover = False
+    given.add(file("a", str(number)) for number in range(intake.GROUP_FILES + 1))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(begin, given)
+        given.over(turn)
+        assert asked.result(10).files
+
+
+def test_a_long_file_waits_for_those_who_have_small_ones_of_its_flow() -> None:
+    given = queues("a", workers=3)
+    given.add([file("a", "1")])
+    small = begin(given)
+    given.add([file("a", "long", size=LONG)])
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(begin, given)
+        given.over(small)
+        assert asked.result(10).is_long
+
+
+def test_files_are_in_order_while_none_that_came_before_is_left() -> None:
+    given = queues("a", workers=3)
+    given.add(file("a", name, arrival=arrival) for name, arrival in (("1", 1), ("2", 2)))
+    turn = begin(given)
+    one, two = (routed.dropped for routed in turn.files)
+    assert given.in_order(turn, [one, two], [])
+    assert given.in_order(turn, [one], [two])
+    assert not given.in_order(turn, [two], [one])
+    given.add([file("a", "late", arrival=1)])
+    assert given.in_order(turn, [one], [two])
+    assert not given.in_order(turn, [two], [])
+
+
+def test_files_are_not_in_order_while_others_of_the_flow_are_in_hand() -> None:
+    given = queues("a", workers=3)
+    given.add(file("a", str(number), arrival=number) for number in range(2 * intake.GROUP_FILES + 1))
+    first = begin(given)
+    assert given.in_order(first, [routed.dropped for routed in first.files], [])
+    begin(given)
+    assert not given.in_order(first, [routed.dropped for routed in first.files], [])

@@ -52,9 +52,8 @@ def hidden(text: str, *, is_json: bool = False) -> str:
         return text
     if is_json:
         return _JSON_TOKEN.sub(_hidden_in_json, text)
-    for secret in _secrets:
-        text = text.replace(secret, HIDDEN)
     spans = _escaped_secrets(text)
+    spans += [(at, at + len(secret)) for secret in _secrets for at in _occurrences(secret, text)]
     parts, done = [], 0
     for begin, end in sorted(spans):
         if begin >= done:

@@ -80,9 +80,9 @@ def test_a_file_that_is_rewritten_behind_a_locked_table_ends_as_it_was_sent_last
     loading = threading.Event()
     load = Loader.load
 
-    def told(*arguments: object) -> object:
+    def told(*arguments: object, **options: object) -> object:
         loading.set()
-        return load(*arguments)  # type: ignore[arg-type]
+        return load(*arguments, **options)  # type: ignore[arg-type]
 
     with mock.patch.object(Loader, "load", told), psycopg.connect(site.url) as other, running(site):
         other.execute("lock table vehicles_status in access exclusive mode")
@@ -166,10 +166,10 @@ def before_loading(happens: Callable[[], object]) -> "mock._patch[object]":
     """When a file is read, and is about to be loaded; once."""
     original, left = Loader.load, [happens]
 
-    def load(*arguments: object) -> object:
+    def load(*arguments: object, **options: object) -> object:
         if left:
             left.pop()()
-        return original(*arguments)  # type: ignore[arg-type]
+        return original(*arguments, **options)  # type: ignore[arg-type]
 
     return mock.patch.object(Loader, "load", load)
 

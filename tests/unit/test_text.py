@@ -205,6 +205,13 @@ def test_a_secret_is_hidden_in_any_mix_of_writings(data: st.DataObject) -> None:
         assert told == {"said": "(([secret]))", "more": ['"[secret]"']}
 
 
+def test_a_secret_that_begins_with_a_quote_leaves_no_escape_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_secrets", {})
+    hide('"99999')
+    told = json.loads(hidden(json.dumps({"more": json.dumps('"99999')}), is_json=True))
+    assert told == {"more": '"[secret]"'}
+
+
 @given(VALUES)
 def test_json_without_secrets_stays_what_it_is(value: Any) -> None:
     text = json.dumps(value)

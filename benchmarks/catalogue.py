@@ -18,6 +18,7 @@ from benchmarks import (
 from benchmarks.harness import Benchmark
 
 _MODULES = (
-    load_large, load_shapes, load_small, loaders, start, latency, outbound, load_into, memory, waiting, queries, sftp, peers
+    load_large, load_shapes, load_small, loaders, start, latency, outbound,
+    load_into, memory, waiting, queries, sftp, peers,
 )  # fmt: skip
 BENCHMARKS: tuple[Benchmark, ...] = tuple(one for module in _MODULES for one in module.BENCHMARKS)

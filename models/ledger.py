@@ -118,12 +118,7 @@ class InboundFileRow(Base):
         ),
         Index("inbound_file_unfiled", "flow", postgresql_where=text("filed_at is null")),
         Index("inbound_file_recent", "flow", "id"),
-        Index(
-            "inbound_file_arrival",
-            "flow",
-            "arrival",
-            postgresql_where=text("status in ('loaded', 'partial') and superseded_by is null"),
-        ),
+        Index("inbound_file_arrival", "arrival", postgresql_using="brin"),
         # Of what went wrong or was known; most lines are in neither, and pay nothing for them.
         Index("inbound_file_not_loaded", "status", "id", postgresql_where=text("status <> 'loaded'")),
         Index("inbound_file_error", "flow", "id", postgresql_where=text("error is not null")),

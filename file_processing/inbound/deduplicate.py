@@ -41,6 +41,7 @@ class Deduplicator:
         self._node = node
         self._since: int | None = None
         self.was_alone = False  # at the last look
+        self._newest: tuple[int, int] | None = None
 
     def look(self, connection: Connection, files: Iterable[InboundFile], *, new_ids: int) -> Look:
         """Ask the ledger of these files; what somebody has placed to be loaded again is taken with it."""
@@ -56,6 +57,20 @@ class Deduplicator:
         )
         self.was_alone = look.alone
         return look
+
+    def are_last(self, connection: Connection, look: Look, decisions: Sequence[LoadDecision]) -> bool:
+        """Whether no file of the flow is loaded that came after those that load; asked by who loads alone in it.
+
+        What was found is remembered as long as nobody else writes a line.
+        """
+        arrivals = [made.read.file.dropped.arrival for made in decisions if made.loads]
+        if self._flow is None or not arrivals:
+            return False
+        if self._newest is None or self._newest[0] != look.last_id:
+            self._newest = look.last_id, arrival.newest(connection, self._flow.name)
+        newest = self._newest[1]
+        self._newest = max(made.file_id for made in decisions), max(newest, *arrivals)
+        return newest < min(arrivals)
 
     def decide(
         self, connection: Connection, look: Look, files: Sequence[tuple[ReadResult, int]], *, in_order: bool

@@ -139,8 +139,8 @@ class Loader:
                         made.file_id: found.tally if (found := verdicts.get(made.file_id)) else tallying.of(made)
                         for made in decisions
                     }
-                    arrivals = _arrivals(decisions, look, in_order=in_order and look.alone, alone=is_alone)
-                    counts = self._upsert(connection, decisions, tallies, arrivals)
+                    are_last = is_alone and self.deduplicator.are_last(connection, look, decisions)
+                    counts = self._upsert(connection, decisions, tallies, in_order and look.alone, are_last)
                     committed = self._write_down(connection, decisions, tallies, counts)
                 return Loaded(tuple(committed), (*left.values(), *busy))
             except InOtherHands as found:
@@ -172,10 +172,12 @@ class Loader:
         connection: Connection,
         decisions: Sequence[LoadDecision],
         tallies: Mapping[int, Tally],
-        arrivals: Arrivals,
+        in_order: bool,
+        are_last: bool,
     ) -> UpsertCounts:
         """Raises _StartOver when files turn out to be rejected after some of their rows were upserted."""
         counts, decisions = NO_ROWS, [made for made in decisions if made.loads]
+        arrivals = Arrivals({made.file_id: made.read.file.arrival for made in decisions}, in_order, are_last)
         if self.flow is not None and self.upsert is not None and decisions:
             with sqlstate.of_a_flow():
                 target = self.upsert.begin(connection)
@@ -292,11 +294,6 @@ class Loader:
                     done.report.discard()
             raise _StartOver(left=left)
         return reported
-
-
-def _arrivals(decisions: Sequence[LoadDecision], look: Look, *, in_order: bool, alone: bool) -> Arrivals:
-    of = {made.file_id: made.read.file.arrival for made in decisions if made.loads}
-    return Arrivals(of, in_order, alone and look.newest < min((one.at for one in of.values()), default=0))
 
 
 def _rejection(read: ReadResult, error: Exception) -> Rejection:

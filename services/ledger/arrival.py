@@ -90,6 +90,15 @@ def came_between(connection: Connection, flow: str, first: Arrival, again: Arriv
     return bool(found)
 
 
+_NEWEST = statement("select coalesce(max(arrival), 0) from tidegate.inbound_file where flow = %s and {current}")
+
+
+def newest(connection: Connection, flow: str) -> int:
+    """When the last file of the flow came that is loaded; it looks at all of them."""
+    (found,) = connection.execute(_NEWEST, [flow]).fetchone() or (0,)
+    return int(found)
+
+
 _CAME_AGAIN = """
 update tidegate.inbound_file f set arrival = p.arrival
 from (

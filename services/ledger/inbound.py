@@ -78,7 +78,7 @@ class Look:
     ids: new ones, ascending in the order of arrival. revision: of the schema.
     known: lines of their contents, loaded before or committed and not yet archived, and of files without content.
     placed: of files by their identity, whether who placed them wants them loaded again.
-    alone: no other daemon is at work. newest: when the last file came that is loaded; 0 where none is.
+    alone: no other daemon is at work. last_id: of the flow's lines, 0 where none is.
     """
 
     ids: list[int]
@@ -86,7 +86,7 @@ class Look:
     known: list[KnownFile]
     placed: dict[str, bool]
     alone: bool
-    newest: int
+    last_id: int
 
 
 _SILENT_SECONDS = 30
@@ -113,7 +113,7 @@ select array(select nextval('tidegate.inbound_file_id_seq') from generate_series
     (select version_num from tidegate.alembic_version),
     (select json_agg(known order by id) from known),
     (select json_object_agg(identity, again) from placed),
-    (select max(arrival) from tidegate.inbound_file where flow = %(flow)s and {current}),
+    (select max(id) from tidegate.inbound_file where flow = %(flow)s),
     not exists (select from tidegate.daemon where node <> %(node)s and last_seen_at > now() - {silent} * interval '1 s')
 """,
     silent=sql.Literal(_SILENT_SECONDS),
@@ -144,8 +144,8 @@ def look(
     }
     found = connection.execute(_LOOK, values).fetchone()
     assert found is not None
-    ids, revision, known, placed, newest, alone = found
-    return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {}, alone, newest or 0)
+    ids, revision, known, placed, last_id, alone = found
+    return Look(sorted(ids), revision, [_known(**line) for line in known or ()], placed or {}, alone, last_id or 0)
 
 
 def _known(*, sha256: str | None, status: str, **others: Any) -> KnownFile:

@@ -33,13 +33,7 @@ end $$
 
 def upgrade() -> None:
     op.add_column("inbound_file", sa.Column("arrival", sa.BigInteger), schema="tidegate")
-    op.create_index(
-        "inbound_file_arrival",
-        "inbound_file",
-        ["flow", "arrival"],
-        schema="tidegate",
-        postgresql_where=sa.text("status in ('loaded', 'partial') and superseded_by is null"),
-    )
+    op.create_index("inbound_file_arrival", "inbound_file", ["arrival"], schema="tidegate", postgresql_using="brin")
     op.execute(CAME_BEFORE)
 
 

@@ -134,7 +134,7 @@ class Pipeline:
         try:
             with self._connection() as connection:
                 root = self.router.root
-                inputs = Folder(root) / flow if root and flow else None
+                inputs = None if root is None else Folder(root) / flow if flow else Folder(root)
                 recovery.recover(connection, flow, self._folders, inputs)
         except (RetryLater, StopDaemon):
             raise

@@ -28,7 +28,7 @@ def recover(connection: Connection, flow: str | None, folders: Folders, input_fo
     """Mark as filed what is found where it belongs, and put reports into place or remove them.
 
     A file that still lies in the input folder is none of this: it is seen again, and moved.
-    input_folder: where connectors put files of this flow; what one left unfinished there is removed.
+    input_folder: where connectors put files of this flow, or the observer its canary; what one left there is removed.
     Raises FlowBusy, OSError or psycopg.Error.
     """
     with OpenFolders() as opened:
